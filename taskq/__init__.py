@@ -1,0 +1,1 @@
+"""Distributed tasks on RabbitMQ."""

@@ -1,0 +1,499 @@
+"""The store port: what is known about messages, beside the broker that owns them.
+
+Narrow contracts by purpose; one adapter (`store.sql`) keeps them all on SQLite and PostgreSQL, and
+one suite (tests/contract/store_contract.py) examines it on both. Each verb is one transaction.
+Instants are aware UTC; those that the store sets are by its own clock (`now`), so that leases,
+windows and due times mean the same to every process.
+
+Every verb may raise `StoreUnavailable`: nothing was done, or it cannot be told; each verb can be
+repeated with the same arguments, and its effect is that of once.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import EllipsisType
+from typing import Any, Protocol
+
+from taskq.message import Message
+from taskq.outcome import Failure, Status
+from taskq.queue import Queue, QueueRecord, RateLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker asks for the right to run a message that may have run before."""
+
+    message: Message
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim found.
+
+    epoch        int, from 1: the number of this claim; a settle with a smaller one is ignored
+    status       Status: a final one means that the message has its outcome and must not run
+    attempt      int, which attempt is due: the larger of the message's and the row's
+    not_before   datetime | None: it may not start earlier (a retry that waits in place)
+    cancelled    bool: a cancel was asked for
+    crashes      int: claims of this message that had neither an end nor a give-back, before this one
+    stale        bool: a copy with a higher hop is known; this one is to be acknowledged and forgotten
+    """
+
+    epoch: int
+    status: Status
+    attempt: int
+    not_before: datetime | None = None
+    cancelled: bool = False
+    crashes: int = 0
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A publish that must happen, stored in the transaction that caused it.
+
+    id            str, deterministic: parent/kind/hop, so that repeating the transaction adds nothing
+    target        str, "queue", "waiting" or "dead"
+    queue         str, the logical queue that the body belongs to
+    body          bytes, encoded
+    content_type  str
+    message_id    str
+    due_at        datetime: when the keeper publishes it, should its writer not have done so
+    attempts      int, how often publishing it has failed for a reason of its own
+    """
+
+    id: str
+    target: str
+    queue: str
+    body: bytes
+    content_type: str
+    message_id: str
+    due_at: datetime
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of a run, and everything that follows from it.
+
+    message      Message as it was run
+    worker       str
+    epoch        int: of the claim, 0 for a run that was not claimed
+    status       Status: a final one, or WAITING (parked, or waiting in place)
+    attempt      int: the attempt that ended
+    started_at, ended_at  datetime
+    result       bytes | None, result_type str | None: its codec
+    reason       str | None: why it is dead, or expired
+    failure      Failure | None
+    parked       Message | None: the copy that goes to the waiting room (its `not_before` is set)
+    in_place     datetime | None: the head stays in its queue until then, and runs as next_attempt
+    next_attempt int: attempt of the next run, for WAITING
+    outbox       rows written in the same transaction
+    """
+
+    message: Message
+    worker: str
+    epoch: int
+    status: Status
+    attempt: int
+    started_at: datetime
+    ended_at: datetime
+    result: bytes | None = None
+    result_type: str | None = None
+    reason: str | None = None
+    failure: Failure | None = None
+    parked: Message | None = None
+    in_place: datetime | None = None
+    next_attempt: int = 1
+    outbox: tuple[OutboxRow, ...] = ()
+
+
+class Settled(enum.StrEnum):
+    """What became of a settlement."""
+
+    APPLIED = "applied"
+    FENCED = "fenced"  # a newer claim or an outcome stands; nothing was written
+    REFUSED = "refused"  # the row itself cannot be stored (its data); nothing of it was written
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRecord:
+    """What is known of a message.
+
+    payload and envelope are absent: the message itself lies on the broker, in the waiting room
+    or among the dead letters.
+    """
+
+    id: str
+    task: str
+    queue: str
+    status: Status
+    attempt: int
+    epoch: int
+    hop: int
+    crashes: int
+    worker: str | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    not_before: datetime | None
+    result: bytes | None
+    result_type: str | None
+    reason: str | None
+    failure: Failure | None
+    progress: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of a message's history. state: CREATED ACTIVE ERROR RETRY SNOOZED DELIVERED FAILED EXPIRED CANCELED."""
+
+    message_id: str
+    at: datetime
+    state: str
+    attempt: int | None = None
+    worker: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRow:
+    """A message in the waiting room, keyed by (message.id, message.hop)."""
+
+    message: Message
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that failed for good, as it is archived.
+
+    id            str, of the archive entry: `<ms>-<random>`; the same message may die again after a retry
+    message       Message | None: None when its bytes are no message of ours
+    body          bytes, content_type str | None: as they came
+    reason        str: failed, rejected, crashed, expired, unknown-task, invalid-message, …
+    attempts      int
+    failure       Failure | None
+    worker        str | None
+    died_at       datetime
+    queue, task, message_id  str: for filters; "" when they cannot be known
+    """
+
+    id: str
+    message_id: str
+    queue: str
+    task: str
+    reason: str
+    attempts: int
+    failure: Failure | None
+    worker: str | None
+    died_at: datetime
+    body: bytes
+    content_type: str | None
+    message: Message | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadFilter:
+    """Which dead letters: all given conditions hold. `text` is looked for in reason and error."""
+
+    ids: Sequence[str] | None = None
+    queue: str | None = None
+    task: str | None = None
+    reason: str | None = None
+    message_id: str | None = None
+    text: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFilter:
+    """Which messages: all given conditions hold."""
+
+    status: Sequence[Status] | None = None
+    queue: str | None = None
+    task: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a listing, and where the next begins (None: the end)."""
+
+    items: list[Any]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What changed since the last look, and the mark to look from next time.
+
+    cancels   ids of unfinished messages whose cancel was asked for
+    queues    records that are new or changed
+    deleted   names of queues that are gone
+    """
+
+    mark: str
+    cancels: list[str] = field(default_factory=list)
+    queues: list[QueueRecord] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+
+
+class CancelEffect(enum.StrEnum):
+    """What a cancel did."""
+
+    DONE = "done"  # it was waiting: recorded CANCELLED, gone
+    ASKED = "asked"  # it is queued or running, or not known: workers are to drop or stop it
+    FINISHED = "finished"  # it has its outcome already: nothing changed
+
+
+@dataclass(frozen=True, slots=True)
+class Permits:
+    """Starts granted by a rate window: `granted` of those asked, and when the next may be asked for."""
+
+    granted: int
+    retry_in: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Seconds after which rows may be pruned; None keeps them."""
+
+    results: float | None
+    dead_letters: float | None
+    log: float | None
+
+
+class Messages(Protocol):
+    """Runs, their outcomes and their history."""
+
+    async def record(self, messages: Sequence[Message]) -> None:
+        """Write QUEUED rows (WAITING when `not_before` is ahead) at enqueue; known ids stay as they are."""
+        ...
+
+    async def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
+        """Take the right to run, in the order given; each raises the row's epoch, makes the row when there
+        is none, marks the claim open, and counts a crash if one was open already. A row with an outcome,
+        or with a higher hop than the message's, is left as it is (`status`, `stale` tell)."""
+        ...
+
+    async def running(self, message: Message, *, worker: str, epoch: int, attempt: int, started_at: datetime) -> bool:
+        """Show that a run is going on (made for runs of more than a second). False: it is fenced."""
+        ...
+
+    async def give_back(self, runs: Sequence[tuple[str, int]]) -> None:
+        """(message id, epoch): these claims ended without a run of their own fault; they count no crash.
+        The rows read QUEUED again. A row made for an epoch of 0 is deleted."""
+        ...
+
+    async def settle(self, group: Sequence[Settlement]) -> list[Settled]:
+        """Record a group in one transaction, with all that follows from each.
+
+        A settlement applies if no row stands, or the row has no outcome and its epoch is the
+        settlement's own. Applied ones close the claim, free the deduplication id when final, drop
+        the cancel when final, write errors, retries and ends of failed runs to the log, park or
+        note the time in place, and add the outbox rows (due by `due_at`). If a row's data makes the
+        group fail, the group is repeated row by row and the bad ones are REFUSED.
+        """
+        ...
+
+    async def get(self, message_id: str) -> MessageRecord | None: ...
+
+    async def get_many(self, message_ids: Sequence[str]) -> dict[str, MessageRecord]: ...
+
+    async def list(self, which: MessageFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """MessageRecords, newest first."""
+        ...
+
+    async def history(self, message_id: str) -> list[LogEntry]:
+        """Its log, oldest first; the lines of an errorless run are derived from its instants."""
+        ...
+
+    async def progress(self, message_id: str, epoch: int, done: int, total: int) -> None: ...
+
+    async def counts(self) -> dict[str, dict[Status, int]]:
+        """queue -> status -> rows, for WAITING, RUNNING and FAILED."""
+        ...
+
+
+class Cancels(Protocol):
+    """Durable requests to cancel."""
+
+    async def cancel(self, message_id: str) -> CancelEffect: ...
+
+    async def changes(self, mark: str | None) -> Changes:
+        """Cancels and queues changed since `mark` (None: all live ones). Cheap: two index look-ups."""
+        ...
+
+
+class Waiting(Protocol):
+    """The waiting room, and the outbox."""
+
+    async def book(self, rows: Sequence[WaitingRow]) -> list[bool]:
+        """Take messages into the waiting room. A booking whose hop is not above the highest known for its
+        id, or whose message has an outcome, is dropped (False); one whose cancel was asked for is
+        recorded CANCELLED and dropped (False). The row of the message, if there is one, reads WAITING."""
+        ...
+
+    async def claim_due(self, limit: int, lease: float) -> list[WaitingRow]:
+        """Up to `limit` due rows, oldest due first, claimed for `lease` seconds: no other caller gets them meanwhile."""
+        ...
+
+    async def released(self, keys: Sequence[tuple[str, int]]) -> None:
+        """(id, hop): these rows are on their queues now; delete them. Rows of other hops stay."""
+        ...
+
+    async def next_due(self) -> datetime | None:
+        """The earliest instant at which a waiting or outbox row is to be looked at, claimed ones at their lease's end."""
+        ...
+
+    async def reschedule(self, message_id: str, due_at: datetime) -> bool:
+        """Change when a waiting message is due; False: it is not waiting."""
+        ...
+
+    async def waiting(self, *, queue: str | None = None, cursor: str | None = None, limit: int = 100) -> Page:
+        """WaitingRows, by due time."""
+        ...
+
+    async def claim_outbox(self, limit: int, lease: float) -> list[OutboxRow]:
+        """Up to `limit` outbox rows past their `due_at`, claimed for `lease` seconds."""
+        ...
+
+    async def add_outbox(self, rows: Sequence[OutboxRow]) -> None: ...
+
+    async def published(self, ids: Sequence[str]) -> None:
+        """These outbox rows are on the broker; delete them."""
+        ...
+
+
+class DeadLetters(Protocol):
+    """The archive of messages that failed for good."""
+
+    async def archive(self, letters: Sequence[DeadLetter]) -> None:
+        """Add or replace, by id."""
+        ...
+
+    async def dead(self, which: DeadFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """DeadLetters, newest first."""
+        ...
+
+    async def count_dead(self, which: DeadFilter) -> int: ...
+
+    async def revive(self, ids: Sequence[str], rows: Sequence[OutboxRow]) -> int:
+        """Delete these entries and add the outbox rows of their new messages, in one transaction; how many
+        entries were there. A row is added only if the entry at the same place was there."""
+        ...
+
+    async def delete_dead(self, which: DeadFilter, *, limit: int = 1000) -> int:
+        """Delete up to `limit`; how many."""
+        ...
+
+
+class Queues(Protocol):
+    """The authority on every queue."""
+
+    async def ensure_queue(self, queue: Queue, *, origin: str = "code") -> QueueRecord:
+        """The queue's record, made if there is none.
+
+        A record made by code takes the code's limits whenever code asks for others; one whose limits
+        an operator set keeps them. A bare name (a Queue with no limits) never changes a record that
+        exists: pass origin="name" for it.
+        """
+        ...
+
+    async def get_queue(self, name: str) -> QueueRecord | None: ...
+
+    async def list_queues(self) -> list[QueueRecord]: ...
+
+    async def set_queue(
+        self,
+        name: str,
+        *,
+        parallelism: int | None | EllipsisType = ...,
+        rate_limit: RateLimit | None | EllipsisType = ...,
+        worker_parallelism: int | None | EllipsisType = ...,
+        retry_in_place: bool | EllipsisType = ...,
+        paused: bool | EllipsisType = ...,
+    ) -> QueueRecord | None:
+        """Change what is given, as an operator; None: no such queue. Pausing alone leaves the origin as it is."""
+        ...
+
+    async def rebirth(self, queue: Queue) -> QueueRecord | None:
+        """Change how the queue is born (fifo, priorities, partitions) and its limits, for `taskq queues migrate`."""
+        ...
+
+    async def delete_queue(self, name: str) -> bool: ...
+
+    async def take_starts(self, queue: str, wanted: int, rate: RateLimit, slack: float) -> Permits:
+        """Stamp up to `wanted` starts into the queue's rolling window, at the store's now.
+
+        A start is granted if fewer than `rate.limit` starts were stamped within the last
+        `rate.per + slack` seconds. `retry_in`: seconds until the next could be granted, when
+        fewer were than wanted.
+        """
+        ...
+
+    async def restamp(self, queue: str, starts: int) -> None:
+        """The latest `starts` stamps of the window happened late: they count from now."""
+        ...
+
+
+class Dedup(Protocol):
+    """Deduplication ids."""
+
+    async def deduplicate(
+        self, message: Message, *, window: float | None, replace: bool, row: OutboxRow
+    ) -> str:
+        """Claim the message's (queue, dedup_id), with its outbox row, in one transaction.
+
+        window: seconds that the claim lasts whatever happens; None: until the message is final.
+        replace: a holder that has not started is cancelled, and the claim passes to this message.
+        Returns the id that holds the claim now: the message's own, or an earlier one's, in which
+        case nothing was written.
+        """
+        ...
+
+
+class Store(Messages, Cancels, Waiting, DeadLetters, Queues, Dedup, Protocol):
+    """All of it, and the life of the adapter. Bound to no event loop; safe to call from one at a time."""
+
+    @property
+    def id(self) -> str:
+        """The store's own UUID, made with its schema; the broker is bound to it. Known after `open`."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Where it is, without password."""
+        ...
+
+    async def open(self) -> None:
+        """Connect and bring the schema up to date, under a lock.
+
+        Raises:
+            StoreUnavailable: no answer; refused.
+            SchemaTooNew: written by a newer taskq.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+    async def now(self) -> datetime:
+        """The store's clock."""
+        ...
+
+    async def prune(self, keep: Retention, *, limit: int = 1000) -> int:
+        """Delete up to `limit` rows of each kind past their retention, and stale leases, windows, cancels
+        and deduplication claims; how many."""
+        ...
+
+    async def table_sizes(self) -> dict[str, int]:
+        """table -> rows, for `taskq doctor`."""
+        ...
