@@ -117,7 +117,10 @@ class Subscription(Protocol):
         ...
 
     async def resize(self, prefetch: int) -> None:
-        """Change the prefetch of an unordered queue's subscription, deliveries in hand staying valid."""
+        """Change the prefetch of an unordered queue's subscription, deliveries in hand staying valid.
+
+        0 stops deliveries (the consumer is cancelled, the channel stays); a later resize starts them again.
+        """
         ...
 
     async def close(self) -> None:
