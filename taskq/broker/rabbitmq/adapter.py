@@ -1,0 +1,325 @@
+"""RabbitMQ behind the broker port: two connections, and each verb of the port in the broker's terms."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from random import Random
+from typing import TypeVar
+
+import aiormq
+from aiormq.abc import AbstractChannel
+
+from taskq.broker.base import (
+    DEAD,
+    WAITING,
+    BrokerFacts,
+    BrokerHealth,
+    BrokerQueue,
+    Depth,
+    Kind,
+    OnBody,
+    OnDelivery,
+    OnLoss,
+    Outgoing,
+)
+from taskq.broker.rabbitmq.address import Address
+from taskq.broker.rabbitmq.connection import Link
+from taskq.broker.rabbitmq.consumer import Mailbox, RabbitMQSubscription, is_missing_queue
+from taskq.broker.rabbitmq.publisher import Publisher, Refused
+from taskq.broker.topology import TOKEN, Exchange, Names, arguments
+from taskq.clock import Clock
+from taskq.errors import AccessRefused, BrokerUnavailable, QueueMismatch, StoreMismatch, TaskqError
+
+log = logging.getLogger("taskq.broker")
+T = TypeVar("T")
+
+
+class RabbitMQBroker:
+    """The broker at an address; see `broker.base.Broker`."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        prefix: str,
+        publish_timeout: float,
+        connect_timeout: float,
+        heartbeat: float,
+        clock: Clock,
+        name: str,
+        rng: Random | None = None,
+    ) -> None:
+        self.facts = BrokerFacts(product="RabbitMQ")
+        self.names = Names(prefix)
+        self._rng = rng or Random()
+        self._clock = clock
+        self._timeout = connect_timeout
+        self._consuming = self._link(address, f"{name} (consuming)", heartbeat)
+        self._publishing = self._link(address, f"{name} (publishing)", heartbeat)
+        self._consuming.on_lost = self._forget_declared
+        self._publisher = Publisher(self._publishing, self.names, publish_timeout=publish_timeout)
+        self._subscriptions: list[RabbitMQSubscription] = []
+        self._listener: Mailbox | None = None
+        self._replies: Mailbox | None = None
+        self._replies_lock = asyncio.Lock()
+        self._declared: set[BrokerQueue] = set()
+
+    def _link(self, address: Address, name: str, heartbeat: float) -> Link:
+        return Link(
+            address,
+            name=name,
+            heartbeat=heartbeat,
+            connect_timeout=self._timeout,
+            clock=self._clock,
+            rng=self._rng,
+        )
+
+    async def open(self) -> None:
+        results = await asyncio.gather(self._consuming.open(), self._publishing.open(), return_exceptions=True)
+        try:
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            self.facts = (await self._consuming.standing(self._timeout)).facts
+            await self._publisher.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        await asyncio.gather(*(subscription.close() for subscription in list(self._subscriptions)))
+        for mailbox in (self._listener, self._replies):
+            if mailbox is not None:
+                await mailbox.close()
+        self._listener = self._replies = None
+        await self._publisher.close()
+        await asyncio.gather(self._consuming.close(), self._publishing.close())
+
+    def health(self) -> BrokerHealth:
+        unproven = [subscription.name for subscription in self._subscriptions if not subscription.proven]
+        if self._listener is not None and not self._listener.active:
+            unproven.append(self.names.control)
+        return BrokerHealth(
+            connected=self._consuming.connection is not None and self._publishing.connection is not None,
+            silence=self._consuming.silence(),
+            blocked=self._publisher.blocked,
+            unproven=tuple(unproven),
+        )
+
+    def drop_connections(self) -> None:
+        """Cut both sockets without a word, as a network would. For tests."""
+        for link in (self._consuming, self._publishing):
+            if link.connection is not None:
+                link.connection.abort()
+
+    # -- topology ---------------------------------------------------------------------------
+
+    async def declare_base(self, store_id: str) -> None:
+        async def declare_exchanges(channel: AbstractChannel) -> None:
+            for exchange in self.names.exchanges():
+                await _declare_exchange(channel, exchange)
+
+        async def declare_store(channel: AbstractChannel) -> None:
+            await _declare_exchange(channel, self.names.store_exchange(store_id))
+
+        try:
+            await self._on_throwaway(declare_store)
+        except aiormq.ChannelPreconditionFailed as error:
+            raise StoreMismatch(
+                f"another store already serves this broker under prefix {self.names.prefix!r}: use the same store in "
+                "every process (PostgreSQL for several machines), or another prefix"
+            ) from error
+        try:
+            await self._on_throwaway(declare_exchanges)
+        except aiormq.ChannelPreconditionFailed as error:
+            raise QueueMismatch(f"an exchange of prefix {self.names.prefix!r} is not ours: {_text(error)}") from error
+        # The dead letters first: the waiting queue dead-letters into them.
+        await self.declare(DEAD)
+        await self.declare(WAITING)
+
+    async def declare(self, queue: BrokerQueue) -> None:
+        if queue not in self._declared:
+            await self._declare_now(queue)
+
+    async def _declare_now(self, queue: BrokerQueue) -> None:
+        name = self.names.queue(queue)
+        table = arguments(queue, self.names, self.facts)
+        exchange, key = self.names.route(queue)
+
+        async def work(channel: AbstractChannel) -> None:
+            await channel.queue_declare(name, durable=True, arguments=table)
+            if exchange:
+                kind = "direct" if exchange == self.names.tasks else "fanout"
+                await _declare_exchange(channel, Exchange(exchange, kind, {}))
+                await channel.queue_bind(name, exchange, key)
+
+        try:
+            await self._on_throwaway(work)
+        except aiormq.ChannelPreconditionFailed as error:
+            raise QueueMismatch(_mismatch(name, queue, _text(error))) from error
+        if queue.kind is Kind.SLOT:
+            await self._put_token(queue)
+        self._declared.add(queue)
+
+    async def _put_token(self, slot: BrokerQueue) -> None:
+        """One token more is refused by the full queue; one that slips in while the first is held waits behind it."""
+        token = Outgoing(to=slot, body=TOKEN, message_id="", content_type="")
+        (error,) = await self._publisher.publish_many((token,))
+        if error is not None and not isinstance(error, Refused):
+            raise error
+
+    def _forget_declared(self) -> None:
+        self._declared.clear()
+
+    async def delete(self, queue: BrokerQueue) -> None:
+        self._declared.discard(queue)
+        name = self.names.queue(queue)
+        await self._on_throwaway(lambda channel: channel.queue_delete(name))
+
+    async def depth(self, queue: BrokerQueue) -> Depth | None:
+        name = self.names.queue(queue)
+        try:
+            answer = await self._on_throwaway(lambda channel: channel.queue_declare(name, passive=True))
+        except aiormq.ChannelNotFoundEntity as error:
+            if is_missing_queue(error):
+                return None
+            raise BrokerUnavailable(f"queue {name} cannot be reached now: {_text(error)}") from error
+        return Depth(ready=answer.message_count or 0, consumers=answer.consumer_count or 0)
+
+    async def drop_prefix(self, queues: Iterable[BrokerQueue]) -> None:
+        """Delete these queues and all else under the prefix. For tests."""
+        for queue in [*queues, WAITING, DEAD]:
+            await self.delete(queue)
+
+        async def work(channel: AbstractChannel) -> None:
+            for exchange in [*self.names.exchanges(), self.names.store_exchange("")]:
+                await channel.exchange_delete(exchange.name)
+
+        await self._on_throwaway(work)
+
+    async def _on_throwaway(self, work: Callable[[AbstractChannel], Awaitable[T]]) -> T:
+        """Run work on a channel of its own, so that a refusal closes nothing else.
+
+        Raises:
+            AccessRefused, BrokerUnavailable: as elsewhere.
+            aiormq.ChannelClosed: other refusals (404, 406).
+        """
+        connection = await self._consuming.standing(self._timeout)
+        channel = await connection.channel(within=self._timeout)
+
+        async def run() -> T:
+            return await work(channel)
+
+        try:
+            return await connection.call(run(), within=self._timeout)
+        except aiormq.ChannelAccessRefused as error:
+            raise AccessRefused(f"the broker at {connection.at} refuses: {_text(error)}") from error
+        except (aiormq.ChannelPreconditionFailed, aiormq.ChannelNotFoundEntity):
+            raise
+        except aiormq.AMQPError as error:
+            raise BrokerUnavailable(f"the broker at {connection.at} refuses: {_text(error)}") from error
+        finally:
+            await connection.close_channel(channel)
+
+    # -- sending ----------------------------------------------------------------------------
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        (error,) = await self._publisher.publish_many((outgoing,))
+        if error is not None:
+            raise error
+
+    async def publish_many(self, outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
+        return await self._publisher.publish_many(outgoing)
+
+    def send(self, reply_queue: str, body: bytes) -> None:
+        self._publisher.send("", reply_queue, body)
+
+    def broadcast(self, body: bytes) -> None:
+        self._publisher.send(self.names.control, "", body)
+
+    # -- receiving --------------------------------------------------------------------------
+
+    async def subscribe(
+        self,
+        queue: BrokerQueue,
+        on_delivery: OnDelivery,
+        *,
+        prefetch: int,
+        on_loss: OnLoss | None = None,
+        redeclare: bool = True,
+    ) -> RabbitMQSubscription:
+        async def declare(again: bool) -> None:
+            if again:
+                self._declared.discard(queue)
+            await self.declare(queue)
+
+        async def exists() -> bool:
+            return await self.depth(queue) is not None
+
+        subscription = RabbitMQSubscription(
+            queue,
+            on_delivery,
+            on_loss,
+            name=self.names.queue(queue),
+            prefetch=prefetch,
+            redeclare=declare if redeclare else None,
+            exists=exists,
+            ended=self._forget_subscription,
+            link=self._consuming,
+            timeout=self._timeout,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        await subscription.open()
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def _forget_subscription(self, subscription: RabbitMQSubscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    async def listen(self, on_body: OnBody, on_restored: Callable[[], None]) -> None:
+        self._listener = self._mailbox(self.names.control, on_body, lambda name: on_restored())
+        await self._listener.open()
+
+    async def reply_queue(self, on_body: OnBody, on_restored: Callable[[str], None]) -> str:
+        async with self._replies_lock:
+            if self._replies is None:
+                replies = self._mailbox(None, on_body, on_restored)
+                await replies.open()
+                self._replies = replies
+        return self._replies.name
+
+    def _mailbox(self, exchange: str | None, on_body: OnBody, on_restored: Callable[[str], None]) -> Mailbox:
+        return Mailbox(
+            exchange=exchange,
+            on_body=on_body,
+            on_restored=on_restored,
+            link=self._consuming,
+            timeout=self._timeout,
+            clock=self._clock,
+            rng=self._rng,
+        )
+
+
+async def _declare_exchange(channel: AbstractChannel, exchange: Exchange) -> None:
+    await channel.exchange_declare(
+        exchange.name, exchange_type=exchange.kind, durable=True, arguments=exchange.arguments
+    )
+
+
+def _text(error: BaseException) -> str:
+    return str(error.args[0]) if error.args else str(error)
+
+
+def _mismatch(name: str, queue: BrokerQueue, text: str) -> str:
+    """The server's text names the first argument that differs: "inequivalent arg 'x-max-priority' for queue …"."""
+    found = re.search(r"inequivalent arg '([^']+)'", text)
+    argument = found.group(1) if found else "argument"
+    return (
+        f"queue {name} exists with another {argument}: arguments of a queue cannot change; "
+        f"run `taskq queues migrate {queue.name}` ({text})"
+    )

@@ -1,0 +1,385 @@
+"""Publishing: confirms, returns and one deadline for each call, on a channel that is kept open.
+
+A message costs one entry in a map: frames from a template, one write a turn of the loop for all that
+were published in it, and no lock, timer or task of its own.
+
+Source: RabbitMQ documentation, "Consumer Acknowledgements and Publisher Confirms".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import aiormq
+from aiormq.abc import AbstractChannel
+
+from taskq.broker.base import BrokerQueue, Outgoing
+from taskq.broker.rabbitmq import frames
+from taskq.broker.rabbitmq.connection import Connection, Link
+from taskq.broker.topology import Names
+from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed, QueueMissing, TaskqError
+from taskq.queue import MAX_PRIORITY
+
+log = logging.getLogger("taskq.broker")
+_RETRY_PAUSE = 0.2  # seconds between attempts to open a channel on a connection that stands
+_NOT_FOUND, _ACCESS_REFUSED = 404, 403
+
+_Opener = Callable[[Connection], Awaitable[object]]
+
+
+class Refused(PublishUnconfirmed):
+    """The broker refused the message with a nack (`x-overflow=reject-publish`)."""
+
+
+class _Open:
+    """The mark of a message that has no outcome yet."""
+
+
+_OPEN = _Open()
+
+
+class Batch:
+    """The messages of one publish call: their outcomes, and the future that waits for all."""
+
+    __slots__ = ("deadline", "done", "left", "outcomes")
+
+    def __init__(self, size: int, deadline: float, done: asyncio.Future[None]) -> None:
+        self.outcomes: list[TaskqError | None | _Open] = [_OPEN] * size
+        self.left = size
+        self.deadline = deadline
+        self.done = done
+
+    def settle(self, index: int, error: TaskqError | None) -> None:
+        """One message has its outcome; a second one is ignored."""
+        if self.outcomes[index] is not _OPEN:
+            return
+        self.outcomes[index] = error
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+    def expire(self, sent: int, timeout: float) -> None:
+        """The deadline has passed: the first `sent` messages are unconfirmed."""
+        for index in range(sent):
+            if self.outcomes[index] is _OPEN:
+                self.settle(index, PublishUnconfirmed(f"the broker did not confirm within {timeout} s: it may arrive"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Where messages of one queue go: the publish frame on this channel, and names for errors."""
+
+    method: bytes
+    exchange: str
+    queue: str
+
+
+class ConfirmChannel:
+    """The channel in confirm mode, and what on it has no outcome yet."""
+
+    def __init__(self, connection: Connection, amqp: AbstractChannel, names: Names) -> None:
+        self.connection = connection
+        self.amqp = amqp
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._names = names
+        self._routes: dict[BrokerQueue, _Route] = {}
+        self._content_types: dict[str, bytes] = {}
+        self._sequence = 0
+        self._lowest = 1  # no message below this number is pending
+        self._pending: dict[int, tuple[Batch, int, _Route]] = {}
+        self._returned: list[bytes] = []  # the content header of a return, once it has come
+        self._return_left = 0
+
+    def publish(self, message: Outgoing, batch: Batch, index: int) -> None:
+        """Write the message at the end of this turn of the loop; its outcome goes to the batch."""
+        route = self._routes.get(message.to) or self._route(message.to)
+        content_type = self._content_types.get(message.content_type)
+        if content_type is None:
+            content_type = self._content_types[message.content_type] = frames.short(message.content_type)
+        self._sequence = sequence = self._sequence + 1
+        self._pending[sequence] = (batch, index, route)
+        number = self.amqp.number
+        priority = min(max(message.priority, 0), MAX_PRIORITY)
+        header = frames.content_header(
+            number, len(message.body), content_type, priority, str(sequence), message.message_id
+        )
+        body = frames.body_frames(number, message.body, self.connection.frame_max)
+        self.connection.write(route.method + header + body)
+
+    def _route(self, queue: BrokerQueue) -> _Route:
+        exchange, key = self._names.route(queue)
+        method = frames.publish_method(self.amqp.number, exchange, key, mandatory=True)
+        route = self._routes[queue] = _Route(method, exchange, self._names.queue(queue))
+        return route
+
+    def method(self, method_id: int, payload: bytes) -> bool:
+        if method_id == frames.BASIC_ACK:
+            self._confirmed(payload, None)
+            return True
+        if method_id == frames.BASIC_NACK:
+            self._confirmed(
+                payload, Refused("the broker refused the message: the queue is full, or its leader is down")
+            )
+            return True
+        if method_id == frames.BASIC_RETURN:
+            self._returned.clear()
+            return True
+        if method_id == frames.CHANNEL_CLOSE:
+            self._closed(*frames.read_close(payload))
+        return False
+
+    def content(self, kind: int, payload: bytes) -> None:
+        """The content of a return: the message comes back whole; its correlation id tells which it was."""
+        if kind == frames.HEADER:
+            self._returned.append(payload)
+            self._return_left = frames.read_content_header(payload)
+        else:
+            self._return_left -= len(payload)
+        if self._return_left <= 0 and self._returned:
+            self._settle_return(self._returned.pop())
+
+    def gone(self) -> None:
+        self._end(f"connection lost ({self.connection.lost.result()})")
+
+    def _confirmed(self, payload: bytes, error: TaskqError | None) -> None:
+        tag, multiple = frames.read_confirm(payload)
+        if not multiple:
+            self._settle(tag, error)
+            return
+        for each in range(self._lowest, tag + 1):
+            self._settle(each, error)
+        self._lowest = max(self._lowest, tag + 1)
+
+    def _settle(self, tag: int, error: TaskqError | None) -> None:
+        entry = self._pending.pop(tag, None)
+        if entry is not None:
+            batch, index, _ = entry
+            batch.settle(index, error)
+
+    def _settle_return(self, header: bytes) -> None:
+        correlation = frames.correlation_of(header)
+        entry = self._pending.pop(int(correlation), None) if correlation and correlation.isdigit() else None
+        if entry is not None:
+            batch, index, route = entry
+            batch.settle(index, _missing(route))
+
+    def _closed(self, code: int, text: str) -> None:
+        """The broker closed the channel. A missing exchange does that: whatever was for it, is nowhere."""
+        for tag, (batch, index, route) in list(self._pending.items()):
+            if code == _NOT_FOUND and f"'{route.exchange}'" in text:
+                del self._pending[tag]
+                batch.settle(index, _missing(route))
+            elif code == _ACCESS_REFUSED and f"'{route.exchange}'" in text:
+                del self._pending[tag]
+                batch.settle(index, AccessRefused(f"the broker refuses publishing to {route.exchange}: {text}"))
+        self._end(f"channel closed by the broker: {code} {text}")
+
+    def _end(self, reason: str) -> None:
+        if self.lost.done():
+            return
+        self.lost.set_result(reason)
+        for batch, index, _ in self._pending.values():
+            batch.settle(index, PublishUnconfirmed(f"{reason} before the broker confirmed: it may arrive"))
+        self._pending.clear()
+
+
+class LooseChannel:
+    """The channel for what needs no confirm: replies and broadcasts."""
+
+    def __init__(self, connection: Connection, amqp: AbstractChannel) -> None:
+        self.connection = connection
+        self.amqp = amqp
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def send(self, exchange: str, routing_key: str, body: bytes) -> None:
+        """Write a transient message."""
+        number = self.amqp.number
+        self.connection.write(
+            frames.publish_method(number, exchange, routing_key, mandatory=False)
+            + frames.bare_header(number, len(body))
+            + frames.body_frames(number, body, self.connection.frame_max)
+        )
+
+    def method(self, method_id: int, payload: bytes) -> bool:
+        if method_id == frames.CHANNEL_CLOSE and not self.lost.done():
+            code, text = frames.read_close(payload)
+            self.lost.set_result(f"{code} {text}")
+        return False
+
+    def content(self, kind: int, payload: bytes) -> None:
+        """Nothing is delivered or returned here."""
+
+    def gone(self) -> None:
+        if not self.lost.done():
+            self.lost.set_result("connection lost")
+
+
+class Publisher:
+    """Publishes on the link's connection, whichever it is."""
+
+    def __init__(self, link: Link, names: Names, *, publish_timeout: float) -> None:
+        self._link = link
+        self._names = names
+        self._timeout = publish_timeout
+        self._channel: ConfirmChannel | None = None
+        self._loose: LooseChannel | None = None
+        self._ready = asyncio.Event()
+        self._batches: deque[tuple[Batch, list[int]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Open both channels on the connection that stands now, and keep them from then on."""
+        connection = await self._link.standing(self._timeout)
+        await self._open_confirms(connection)
+        await self._open_loose(connection)
+        self._tasks = [
+            asyncio.create_task(self._keep_confirms(), name="taskq publishing channel"),
+            asyncio.create_task(self._keep_loose(), name="taskq replying channel"),
+        ]
+
+    async def close(self) -> None:
+        """End it; what is unconfirmed by now is told so."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @property
+    def blocked(self) -> str:
+        """Why the broker refuses publishes, "" if it does not."""
+        connection = self._link.connection
+        return connection.splitter.blocked if connection is not None else ""
+
+    async def publish_many(self, messages: Sequence[Outgoing]) -> list[TaskqError | None]:
+        """As `Broker.publish_many`."""
+        if not messages:
+            return []
+        loop = asyncio.get_running_loop()
+        batch = Batch(len(messages), loop.time() + self._timeout, loop.create_future())
+        sent = [0]
+        self._watch(batch, sent, loop)
+        for index, message in enumerate(messages):
+            channel = self._channel
+            if channel is None or channel.lost.done() or not self._ready.is_set() or channel.connection.congested:
+                try:
+                    channel = await self._usable(batch.deadline)
+                except BrokerUnavailable as error:
+                    for unsent in range(index, len(messages)):
+                        batch.settle(unsent, error)
+                    break
+            channel.publish(message, batch, index)
+            sent[0] = index + 1
+        await batch.done
+        return [None if isinstance(outcome, _Open) else outcome for outcome in batch.outcomes]
+
+    def send(self, exchange: str, routing_key: str, body: bytes) -> None:
+        """Unconfirmed; lost while there is no connection, or while an alarm blocks it."""
+        loose = self._loose
+        if loose is not None and not loose.lost.done() and not loose.connection.splitter.blocked:
+            loose.send(exchange, routing_key, body)
+
+    async def _usable(self, deadline: float) -> ConfirmChannel:
+        """The channel, once messages can be written to it.
+
+        Raises:
+            BrokerUnavailable: not until the deadline.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    channel = self._channel
+                    if channel is None or channel.lost.done() or not self._ready.is_set():
+                        await self._ready.wait()
+                        if self._channel is channel:  # lost in this turn; its keeper has yet to run
+                            await asyncio.sleep(0)
+                    elif channel.connection.congested:
+                        await channel.connection.drained()
+                    else:
+                        return channel
+        except TimeoutError:
+            blocked = self.blocked
+            why = f"it blocks publishing ({blocked})" if blocked else "there is no connection to it"
+            raise BrokerUnavailable(
+                f"the broker did not take the message within {self._timeout} s, it was not sent: {why}"
+            ) from None
+
+    # -- deadlines: calls begin in the order of their deadlines, so one timer serves all ---------
+
+    def _watch(self, batch: Batch, sent: list[int], loop: asyncio.AbstractEventLoop) -> None:
+        while self._batches and self._batches[0][0].done.done():
+            self._batches.popleft()
+        self._batches.append((batch, sent))
+        if self._timer is None:
+            self._timer = loop.call_at(batch.deadline, self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        while self._batches:
+            batch, sent = self._batches[0]
+            if not batch.done.done():
+                if batch.deadline > now:
+                    self._timer = loop.call_at(batch.deadline, self._expire, loop)
+                    return
+                batch.expire(sent[0], self._timeout)
+            self._batches.popleft()
+
+    # -- channels ---------------------------------------------------------------------------
+
+    async def _open_confirms(self, connection: Connection) -> ConfirmChannel:
+        amqp = await connection.channel(confirms=True, within=self._timeout)
+        channel = ConfirmChannel(connection, amqp, self._names)
+        connection.take_over(amqp, channel)
+        connection.splitter.on_blocked = self._on_blocked
+        self._channel = channel
+        self._on_blocked(connection.splitter.blocked)
+        return channel
+
+    async def _open_loose(self, connection: Connection) -> LooseChannel:
+        amqp = await connection.channel(within=self._timeout)
+        loose = self._loose = LooseChannel(connection, amqp)
+        connection.take_over(amqp, loose)
+        return loose
+
+    def _on_blocked(self, reason: str) -> None:
+        if reason:
+            self._ready.clear()
+            log.warning("the broker blocks publishing: %s", reason)
+        elif self._channel is not None and not self._channel.lost.done():
+            self._ready.set()
+
+    async def _keep_confirms(self) -> None:
+        while True:
+            assert self._channel is not None
+            await asyncio.wait({self._channel.lost})
+            self._ready.clear()
+            await self._again(self._open_confirms)
+
+    async def _keep_loose(self) -> None:
+        while True:
+            assert self._loose is not None
+            await asyncio.wait({self._loose.lost})
+            await self._again(self._open_loose)
+
+    async def _again(self, open_channel: _Opener) -> None:
+        while True:
+            connection = await self._link.standing()
+            try:
+                await open_channel(connection)
+                return
+            except (BrokerUnavailable, aiormq.AMQPError) as error:
+                log.debug("opening a publishing channel: %s", error)
+                await asyncio.sleep(_RETRY_PAUSE)
+
+
+def _missing(route: _Route) -> QueueMissing:
+    return QueueMissing(f"queue {route.queue} does not exist: the message was returned and is not on the broker")
