@@ -113,7 +113,7 @@ class Subscription(Protocol):
 
     @property
     def active(self) -> bool:
-        """The broker has accepted the consumer on a channel that stands."""
+        """The broker has accepted the consumer on a channel that stands; False after `resize(0)`."""
         ...
 
     async def resize(self, prefetch: int) -> None:
@@ -160,7 +160,12 @@ class BrokerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How full a broker queue is: messages ready, and consumers (of a single-active queue: all that stand in line)."""
+    """How full a broker queue is.
+
+    ready      int, messages that are in nobody's hands
+    consumers  int, who may get them: all consumers, or of a single-active queue the active one
+               (RabbitMQ does not count those who stand in line)
+    """
 
     ready: int
     consumers: int
@@ -173,7 +178,7 @@ class BrokerHealth:
     connected     bool: both connections stand
     silence       float, seconds since the broker last answered anything on the consuming connection
     blocked       str: why the broker refuses publishes (a memory or disk alarm), "" if it does not
-    unproven      tuple of queue names whose consumer is not standing at present
+    unproven      tuple of the broker's queue names whose consumer should stand, and does not at present
     """
 
     connected: bool
@@ -275,10 +280,12 @@ class Broker(Protocol):
         """Consume the queue on a channel of its own, at the end of the line of its consumers.
 
         `on_delivery` is called in the event loop, synchronously, for each delivery, in the order
-        of the queue; an exception from it is logged and the delivery left unacknowledged.
-        `on_loss` is called once for each lost channel; its deliveries have become invalid. With
-        `redeclare` a queue that went missing is declared again; without, the subscription ends
-        with Loss.DELETED. A cancel sent by the broker is a loss: the channel is closed and made again.
+        of the queue, never before this call has returned; an exception from it is logged and the
+        delivery left unacknowledged. `on_loss` is called once for each lost channel; its deliveries
+        have become invalid. With `redeclare` a queue that is missing, now or later, is declared;
+        without, the subscription ends with Loss.DELETED (after Loss.CONNECTION, if the queue went
+        while the connection was lost). A cancel sent by the broker is a loss: the channel is closed
+        and made again.
 
         Raises:
             QueueMissing: it does not exist, and redeclare is False.

@@ -178,6 +178,13 @@ class _Channel:
     def has_room(self) -> bool:
         return self.alive and len(self.unacknowledged) < self.prefetch
 
+    def stand(self, in_line: bool) -> None:
+        """Join the end of the line, or leave it with what is in hand."""
+        if in_line and self not in self.queue.line:
+            self.queue.line.append(self)
+        elif not in_line and self in self.queue.line:
+            self.queue.line.remove(self)
+
     def hand(self, stored: _Stored) -> bool:
         """Deliver, from any thread; False when the consumer's loop has ended without a goodbye."""
         tag = next(self._tags)
@@ -261,6 +268,11 @@ class MemorySubscription:
 
     @property
     def active(self) -> bool:
+        return self._channel is not None and self._channel.alive and self._prefetch > 0
+
+    @property
+    def proven(self) -> bool:
+        """It stands as it should: in line, or stopped by `resize(0)`."""
         return self._channel is not None and self._channel.alive
 
     def attach(self) -> None:
@@ -285,7 +297,7 @@ class MemorySubscription:
                 on_cancel=self.lost,
                 loop=loop,
             )
-            stored.line.append(self._channel)
+            self._channel.stand(self._prefetch > 0)
             server.dispatch(stored)
 
     def lost(self) -> None:
@@ -321,9 +333,10 @@ class MemorySubscription:
             raise InvalidQueue(f"the prefetch of ordered queue {self.queue.name!r} cannot change: close and subscribe")
         self._prefetch = prefetch
         channel = self._channel
-        if channel is not None:
+        if channel is not None and channel.alive:
             with self._broker.server.lock:
                 channel.prefetch = prefetch
+                channel.stand(prefetch > 0)
                 self._broker.server.dispatch(channel.queue)
 
     async def close(self) -> None:
@@ -395,7 +408,7 @@ class MemoryBroker:
         self._open = False
 
     def health(self) -> BrokerHealth:
-        unproven = tuple(self.names.queue(s.queue) for s in self._subscriptions if not s.active)
+        unproven = tuple(self.names.queue(s.queue) for s in self._subscriptions if not s.proven)
         return BrokerHealth(connected=self._open, silence=0.0, unproven=unproven)
 
     def drop_connections(self) -> None:
@@ -463,7 +476,9 @@ class MemoryBroker:
         self._require_open()
         with self.server.lock:
             stored = self.server.queues.get(self.names.queue(queue))
-            return None if stored is None else Depth(len(stored.ready), len(stored.line))
+            if stored is None:
+                return None
+            return Depth(len(stored.ready), min(len(stored.line), 1) if stored.single_active else len(stored.line))
 
     async def drop_prefix(self, queues: Iterable[BrokerQueue]) -> None:
         """Delete these queues and all else under the prefix. For tests."""

@@ -110,7 +110,8 @@ class ConsumerChannel(Acknowledger):
         if method_id == frames.BASIC_CANCEL:
             self._end(Ending.CANCELLED)
         elif method_id == frames.CHANNEL_CLOSE:
-            log.warning("the broker closed the channel of %s: %s %s", self._name, *frames.read_close(payload))
+            level = logging.WARNING if self.alive else logging.DEBUG
+            log.log(level, "the broker closed the channel of %s: %s %s", self._name, *frames.read_close(payload))
             self._end(Ending.GONE)
         return False
 
