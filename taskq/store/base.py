@@ -280,8 +280,9 @@ class Messages(Protocol):
 
     async def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
         """Take the right to run, in the order given; each raises the row's epoch, makes the row when there
-        is none, marks the claim open, and counts a crash if one was open already. A row with an outcome,
-        or with a higher hop than the message's, is left as it is (`status`, `stale` tell)."""
+        is none, marks the claim open, and counts a crash if another worker's was open already (a worker's
+        name is that of one process: its own open claim is a call repeated, or its channel lost). A row with
+        an outcome, or with a higher hop than the message's, is left as it is (`status`, `stale` tell)."""
         ...
 
     async def running(self, message: Message, *, worker: str, epoch: int, attempt: int, started_at: datetime) -> bool:
@@ -290,7 +291,7 @@ class Messages(Protocol):
 
     async def give_back(self, runs: Sequence[tuple[str, int]]) -> None:
         """(message id, epoch): these claims ended without a run of their own fault; they count no crash.
-        The rows read QUEUED again. A row made for an epoch of 0 is deleted."""
+        RUNNING rows read QUEUED again. A row made for an epoch of 0 is deleted."""
         ...
 
     async def settle(self, group: Sequence[Settlement]) -> list[Settled]:
@@ -308,10 +309,6 @@ class Messages(Protocol):
 
     async def get_many(self, message_ids: Sequence[str]) -> dict[str, MessageRecord]: ...
 
-    async def list(self, which: MessageFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
-        """MessageRecords, newest first."""
-        ...
-
     async def history(self, message_id: str) -> list[LogEntry]:
         """Its log, oldest first; the lines of an errorless run are derived from its instants."""
         ...
@@ -320,6 +317,10 @@ class Messages(Protocol):
 
     async def counts(self) -> dict[str, dict[Status, int]]:
         """queue -> status -> rows, for WAITING, RUNNING and FAILED."""
+        ...
+
+    async def list(self, which: MessageFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """MessageRecords, newest first."""
         ...
 
 
@@ -339,19 +340,23 @@ class Waiting(Protocol):
     async def book(self, rows: Sequence[WaitingRow]) -> list[bool]:
         """Take messages into the waiting room. A booking whose hop is not above the highest known for its
         id, or whose message has an outcome, is dropped (False); one whose cancel was asked for is
-        recorded CANCELLED and dropped (False). The row of the message, if there is one, reads WAITING."""
+        recorded CANCELLED and dropped (False). The row of the message reads WAITING, made if there is none:
+        it is what knows the highest hop when the waiting row has gone."""
         ...
 
     async def claim_due(self, limit: int, lease: float) -> list[WaitingRow]:
-        """Up to `limit` due rows, oldest due first, claimed for `lease` seconds: no other caller gets them meanwhile."""
+        """Up to `limit` due rows, oldest due first, claimed for `lease` seconds, in which no other caller gets
+        them. Those whose cancel was asked for are recorded CANCELLED instead."""
         ...
 
     async def released(self, keys: Sequence[tuple[str, int]]) -> None:
-        """(id, hop): these rows are on their queues now; delete them. Rows of other hops stay."""
+        """(id, hop): these rows are on their queues now; delete them. Rows of other hops stay. Their messages
+        read QUEUED, unless they have moved on."""
         ...
 
     async def next_due(self) -> datetime | None:
-        """The earliest instant at which a waiting or outbox row is to be looked at, claimed ones at their lease's end."""
+        """The earliest instant at which a waiting or outbox row is to be looked at; claimed ones at their
+        lease's end."""
         ...
 
     async def reschedule(self, message_id: str, due_at: datetime) -> bool:
@@ -366,7 +371,10 @@ class Waiting(Protocol):
         """Up to `limit` outbox rows past their `due_at`, claimed for `lease` seconds."""
         ...
 
-    async def add_outbox(self, rows: Sequence[OutboxRow]) -> None: ...
+    async def add_outbox(self, rows: Sequence[OutboxRow]) -> None:
+        """Add rows; a known id adds nothing, unless its `attempts` has grown: then it takes that and the new
+        `due_at`, and its claim ends."""
+        ...
 
     async def published(self, ids: Sequence[str]) -> None:
         """These outbox rows are on the broker; delete them."""
@@ -448,9 +456,7 @@ class Queues(Protocol):
 class Dedup(Protocol):
     """Deduplication ids."""
 
-    async def deduplicate(
-        self, message: Message, *, window: float | None, replace: bool, row: OutboxRow
-    ) -> str:
+    async def deduplicate(self, message: Message, *, window: float | None, replace: bool, row: OutboxRow) -> str:
         """Claim the message's (queue, dedup_id), with its outbox row, in one transaction.
 
         window: seconds that the claim lasts whatever happens; None: until the message is final.

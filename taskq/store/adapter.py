@@ -1,0 +1,320 @@
+"""The store port on SQLite and PostgreSQL: who runs which statement, on which thread.
+
+Verbs are functions in `sql`; here each becomes one transaction on one of the store's threads.
+SQLite has one thread that writes and one that reads beside it (WAL lets it); in memory, one for
+both. PostgreSQL has four, each with its connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from types import EllipsisType
+from typing import Concatenate, ParamSpec, TypeVar
+
+from taskq.clock import Clock, SystemClock
+from taskq.errors import InvalidMessage, StoreUnavailable
+from taskq.message import Message
+from taskq.outcome import Status
+from taskq.queue import Queue, QueueRecord, RateLimit
+from taskq.store import schema, sql
+from taskq.store.base import (
+    CancelEffect,
+    Changes,
+    Claim,
+    Claimed,
+    DeadFilter,
+    DeadLetter,
+    LogEntry,
+    MessageFilter,
+    MessageRecord,
+    OutboxRow,
+    Page,
+    Permits,
+    Retention,
+    Settled,
+    Settlement,
+    WaitingRow,
+)
+from taskq.store.lines import CONNECT_SECONDS, Line, Tx, make_engine, make_folder
+from taskq.store.rows import from_us
+from taskq.store.threads import Threads
+from taskq.store.url import StoreURL
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+# What a row that cannot be stored raises, in the database or on the way to it.
+BAD_DATA = (InvalidMessage, TypeError, ValueError, AttributeError)
+POSTGRES_LINES = 4
+ANSWER_SECONDS = 20.0  # after which a verb is given up; above what one statement may take
+
+
+class SqlStore:
+    """One store, by its URL. Bound to no event loop; its threads begin with `open`.
+
+    Args:
+        place: where it is.
+        clock: the store's clock; None: the server's, or the machine's for SQLite.
+    """
+
+    def __init__(self, place: StoreURL, *, clock: Clock | None = None) -> None:
+        self._place = place
+        self._clock = SystemClock() if clock is None and place.kind == "sqlite" else clock
+        self._starting = threading.Lock()
+        self._id: str | None = None
+        self._writers: Threads[Line] | None = None
+        self._readers: Threads[Line] | None = None
+
+    def __repr__(self) -> str:
+        return f"<SqlStore {self._place.shown}>"
+
+    @property
+    def id(self) -> str:
+        if self._id is None:
+            raise StoreUnavailable(f"store {self._place.shown} is not open yet: its id is known after open()")
+        return self._id
+
+    @property
+    def url(self) -> str:
+        return self._place.shown
+
+    async def open(self) -> None:
+        if self._id is not None and self._writers is not None:
+            return
+        with self._starting:
+            if self._writers is None:
+                self._start()
+            writers = self._writers
+        assert writers is not None
+        try:
+            self._id = await writers.call(self._bring_up, within=ANSWER_SECONDS + CONNECT_SECONDS)
+        except TimeoutError:
+            raise StoreUnavailable(f"store {self._place.shown} does not answer") from None
+
+    async def close(self) -> None:
+        with self._starting:
+            groups = {id(group): group for group in (self._writers, self._readers) if group is not None}
+            self._writers = self._readers = None
+        for group in groups.values():
+            group.stop()
+        for group in groups.values():
+            await group.stopped(within=CONNECT_SECONDS)
+
+    def _start(self) -> None:
+        place, clock = self._place, self._clock
+        engine = make_engine(place)
+        if place.kind == "postgresql":
+            self._writers = self._readers = Threads("taskq-store", POSTGRES_LINES, lambda: Line(engine, place, clock))
+            return
+        self._writers = self._readers = Threads("taskq-store", 1, lambda: Line(engine, place, clock))
+        if place.path is not None:
+            self._readers = Threads("taskq-store-read", 1, lambda: Line(engine, place, clock, begin="DEFERRED"))
+
+    def _bring_up(self, line: Line) -> str:
+        make_folder(self._place)
+        return line.run(True, schema.store_id) or line.run(True, schema.migrate)
+
+    async def _write(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._call(self._writers, lambda line: line.run(True, verb, *args, **kwargs))
+
+    async def _read(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._call(self._readers, lambda line: line.run(True, verb, *args, **kwargs))
+
+    async def _call(self, threads: Threads[Line] | None, job: Callable[[Line], T]) -> T:
+        if threads is None:
+            raise StoreUnavailable(f"store {self._place.shown} is not open")
+        try:
+            return await threads.call(job, within=ANSWER_SECONDS)
+        except TimeoutError:
+            raise StoreUnavailable(f"store {self._place.shown} gave no answer within {ANSWER_SECONDS:g} s") from None
+
+    # Messages
+
+    async def record(self, messages: Sequence[Message]) -> None:
+        await self._write(sql.messages.record, messages)
+
+    async def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
+        return await self._write(sql.messages.claim, claims)
+
+    async def running(self, message: Message, *, worker: str, epoch: int, attempt: int, started_at: datetime) -> bool:
+        return await self._write(sql.messages.running, message, worker, epoch, attempt, started_at)
+
+    async def give_back(self, runs: Sequence[tuple[str, int]]) -> None:
+        await self._write(sql.messages.give_back, runs)
+
+    async def settle(self, group: Sequence[Settlement]) -> list[Settled]:
+        if not group:
+            return []
+        return await self._call(self._writers, lambda line: _settle(line, group))
+
+    async def get(self, message_id: str) -> MessageRecord | None:
+        return await self._read(sql.messages.get, message_id)
+
+    async def get_many(self, message_ids: Sequence[str]) -> dict[str, MessageRecord]:
+        return await self._read(sql.messages.get_many, message_ids)
+
+    async def history(self, message_id: str) -> list[LogEntry]:
+        return await self._read(sql.messages.history, message_id)
+
+    async def progress(self, message_id: str, epoch: int, done: int, total: int) -> None:
+        await self._write(sql.messages.progress, message_id, epoch, done, total)
+
+    async def counts(self) -> dict[str, dict[Status, int]]:
+        return await self._read(sql.messages.counts)
+
+    # Cancels
+
+    async def cancel(self, message_id: str) -> CancelEffect:
+        return await self._write(sql.cancels.cancel, message_id)
+
+    async def changes(self, mark: str | None) -> Changes:
+        return await self._read(sql.changes.changes, mark)
+
+    # Waiting
+
+    async def book(self, rows: Sequence[WaitingRow]) -> list[bool]:
+        return await self._write(sql.waiting.book, rows)
+
+    async def claim_due(self, limit: int, lease: float) -> list[WaitingRow]:
+        due, asked, unreadable = await self._write(sql.waiting.claim_due, limit, lease)
+        if asked:
+            await self._write(sql.cancels.end_surfaced, asked)
+        if unreadable:
+            await self._write(sql.dead_letters.archive_unreadable, unreadable)
+        return due
+
+    async def released(self, keys: Sequence[tuple[str, int]]) -> None:
+        await self._write(sql.waiting.released, keys)
+
+    async def next_due(self) -> datetime | None:
+        return await self._read(sql.waiting.next_due)
+
+    async def reschedule(self, message_id: str, due_at: datetime) -> bool:
+        return await self._write(sql.waiting.reschedule, message_id, due_at)
+
+    async def waiting(self, *, queue: str | None = None, cursor: str | None = None, limit: int = 100) -> Page:
+        return await self._read(sql.waiting.list_waiting, queue, cursor, limit)
+
+    async def claim_outbox(self, limit: int, lease: float) -> list[OutboxRow]:
+        return await self._write(sql.outbox.claim_outbox, limit, lease)
+
+    async def add_outbox(self, rows: Sequence[OutboxRow]) -> None:
+        await self._write(sql.outbox.add, rows)
+
+    async def published(self, ids: Sequence[str]) -> None:
+        await self._write(sql.outbox.published, ids)
+
+    # Dead letters
+
+    async def archive(self, letters: Sequence[DeadLetter]) -> None:
+        await self._write(sql.dead_letters.archive, letters)
+
+    async def dead(self, which: DeadFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        return await self._read(sql.dead_letters.list_dead, which, cursor, limit)
+
+    async def count_dead(self, which: DeadFilter) -> int:
+        return await self._read(sql.dead_letters.count_dead, which)
+
+    async def revive(self, ids: Sequence[str], rows: Sequence[OutboxRow]) -> int:
+        return await self._write(sql.dead_letters.revive, ids, rows)
+
+    async def delete_dead(self, which: DeadFilter, *, limit: int = 1000) -> int:
+        return await self._write(sql.dead_letters.delete_dead, which, limit)
+
+    # Queues
+
+    async def ensure_queue(self, queue: Queue, *, origin: str = "code") -> QueueRecord:
+        record = await self._read(sql.queues.get_queue, queue.name)
+        if record is not None and sql.queues.stands(record, queue, origin):
+            return record
+        return await self._write(sql.queues.ensure_queue, queue, origin)
+
+    async def get_queue(self, name: str) -> QueueRecord | None:
+        return await self._read(sql.queues.get_queue, name)
+
+    async def list_queues(self) -> list[QueueRecord]:
+        return await self._read(sql.queues.list_queues)
+
+    async def set_queue(
+        self,
+        name: str,
+        *,
+        parallelism: int | None | EllipsisType = ...,
+        rate_limit: RateLimit | None | EllipsisType = ...,
+        worker_parallelism: int | None | EllipsisType = ...,
+        retry_in_place: bool | EllipsisType = ...,
+        paused: bool | EllipsisType = ...,
+    ) -> QueueRecord | None:
+        return await self._write(
+            sql.queues.set_queue, name, parallelism, rate_limit, worker_parallelism, retry_in_place, paused
+        )
+
+    async def rebirth(self, queue: Queue) -> QueueRecord | None:
+        return await self._write(sql.queues.rebirth, queue)
+
+    async def delete_queue(self, name: str) -> bool:
+        return await self._write(sql.queues.delete_queue, name)
+
+    async def take_starts(self, queue: str, wanted: int, rate: RateLimit, slack: float) -> Permits:
+        return await self._write(sql.starts.take_starts, queue, wanted, rate, slack)
+
+    async def restamp(self, queue: str, starts: int) -> None:
+        await self._write(sql.starts.restamp, queue, starts)
+
+    # Deduplication
+
+    async def deduplicate(self, message: Message, *, window: float | None, replace: bool, row: OutboxRow) -> str:
+        return await self._write(sql.dedup.deduplicate, message, window, replace, row)
+
+    # The store itself
+
+    async def now(self) -> datetime:
+        return from_us(await self._read(Tx.now))
+
+    async def prune(self, keep: Retention, *, limit: int = 1000) -> int:
+        pruned = 0
+        for kind in sql.pruning.kinds(keep):
+            left = limit
+            while left > 0:
+                size = min(left, sql.pruning.BATCH)
+                deleted = await self._write(sql.pruning.prune_batch, kind, keep, size)
+                pruned += deleted
+                left -= deleted
+                if deleted < size:
+                    break
+        return pruned
+
+    async def table_sizes(self) -> dict[str, int]:
+        return await self._read(sql.pruning.table_sizes)
+
+    # Last: in the rest of the class `list` is the type.
+    async def list(self, which: MessageFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        return await self._read(sql.messages.list_messages, which, cursor, limit)
+
+
+def _settle(line: Line, group: Sequence[Settlement]) -> list[Settled]:
+    """Settle a group: at once if all applies, else looking at each, else one by one around a bad row."""
+    try:
+        return line.run(True, sql.settle.settle, group)
+    except sql.settle.FallsShort:
+        whole = True
+    except BAD_DATA:
+        whole = False
+    if whole:
+        try:
+            return line.run(True, sql.settle.settle_looking, group)
+        except BAD_DATA:
+            whole = False
+    settled = []
+    for one in group:
+        try:
+            settled += line.run(True, sql.settle.settle_looking, [one])
+        except BAD_DATA as error:
+            log.error("the outcome of message %s cannot be stored: %s", one.message.id, error)
+            settled.append(Settled.REFUSED)
+    return settled

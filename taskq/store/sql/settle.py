@@ -1,0 +1,200 @@
+"""The end of a run: outcome and everything that follows, in one transaction.
+
+The hot path is a group of first runs that succeeded: one upsert writes them all, and its count of
+rows says that each was applied. Only when it falls short is the transaction rolled back and the
+group looked at row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from taskq.message import Message
+from taskq.outcome import Failure, Status
+from taskq.store import tables
+from taskq.store.base import OutboxRow, Settled, Settlement
+from taskq.store.lines import Contended, Tx
+from taskq.store.rows import FINAL, clean, from_failure, maybe_clean, to_us
+from taskq.store.sql import cancels, outbox, waiting
+from taskq.store.sql.bulk import distinct, insert_many, locked
+from taskq.store.sql.finish import drop_cancels, free_dedup, write_log
+from taskq.store.sql.messages import NOT_FINAL, cancelled, wait
+
+T = tables.messages
+
+
+class FallsShort(Exception):
+    """Some of the group do not apply: roll back, and settle them with `settle_looking`."""
+
+
+_COLUMNS = (
+    "id",
+    "task",
+    "queue",
+    "status",
+    "attempt",
+    "epoch",
+    "hop",
+    "worker",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "not_before",
+    "result",
+    "result_type",
+    "reason",
+    "failure",
+)
+_KEPT = ("id", "task", "queue", "epoch", "created_at")
+_APPLY = (
+    "(id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name not in _KEPT)
+    + ", claimed = false, transient = false"
+    f" WHERE {NOT_FINAL} AND taskq_messages.epoch = excluded.epoch AND taskq_messages.hop <= excluded.hop"
+)
+
+
+def _row(one: Settlement) -> tuple[Any, ...]:
+    message = one.message
+    final = one.status.final
+    return (
+        clean(message.id),
+        clean(message.task),
+        clean(message.queue),
+        one.status.value,
+        one.attempt if final else one.next_attempt,
+        one.epoch,
+        message.hop,
+        clean(one.worker),
+        to_us(message.created_at),
+        to_us(one.started_at),
+        to_us(one.ended_at),
+        None if one.in_place is None else to_us(one.in_place),
+        one.result,
+        maybe_clean(one.result_type),
+        maybe_clean(one.reason),
+        from_failure(one.failure),
+    )
+
+
+def settle(tx: Tx, group: Sequence[Settlement]) -> list[Settled]:
+    """Settle a group all of which applies.
+
+    Raises:
+        FallsShort: not all of it does; nothing is to be committed.
+    """
+    rows = sorted(map(_row, group))
+    for one, other in zip(rows, rows[1:], strict=False):
+        if one[0] == other[0]:
+            raise FallsShort
+    if insert_many(tx, T, _COLUMNS, rows, _APPLY) != len(rows):
+        raise FallsShort
+    _follow(tx, group)
+    return [Settled.APPLIED] * len(group)
+
+
+def settle_looking(tx: Tx, group: Sequence[Settlement]) -> list[Settled]:
+    """Settle what applies of a group, in its order."""
+    settled = [Settled.FENCED] * len(group)
+    for indexes in distinct([one.message.id for one in group]):
+        found = _settle_distinct(tx, [group[index] for index in indexes])
+        for index, one in zip(indexes, found, strict=True):
+            settled[index] = one
+    return settled
+
+
+def _settle_distinct(tx: Tx, group: Sequence[Settlement]) -> list[Settled]:
+    rows = [_row(one) for one in group]
+    select: sa.Select[Any] = sa.select(T.c.id, T.c.status, T.c.epoch, T.c.hop, T.c.worker, T.c.ended_at)
+    select = locked(tx, select.where(T.c.id.in_([row[0] for row in rows])).order_by(T.c.id))
+    standing: dict[str, sa.Row[Any]] = {row.id: row for row in tx.connection.execute(select)}
+    settled, applying = [], []
+    for one, row in zip(group, rows, strict=True):
+        verdict = _verdict(one, row, standing.get(row[0]))
+        if verdict is None:
+            applying.append((row, one))
+        settled.append(verdict or Settled.APPLIED)
+    wanted = sorted(row for row, _ in applying)
+    if insert_many(tx, T, _COLUMNS, wanted, _APPLY) != len(wanted):
+        raise Contended  # a row was made in between; it will be seen next time
+    _follow(tx, [one for _, one in applying])
+    return settled
+
+
+def _verdict(one: Settlement, row: tuple[Any, ...], standing: sa.Row[Any] | None) -> Settled | None:
+    """What becomes of a settlement in the face of the row that stands; None: it is to be written."""
+    if standing is None:
+        return None
+    # The commit of an earlier try may have been the last thing that the connection did.
+    mine = (standing.epoch, standing.status, standing.worker, standing.ended_at)
+    if mine == (one.epoch, one.status.value, row[7], row[10]):
+        return Settled.APPLIED
+    if standing.status in FINAL or standing.epoch != one.epoch or standing.hop > one.message.hop:
+        return Settled.FENCED
+    return None
+
+
+def _follow(tx: Tx, group: Sequence[Settlement]) -> None:
+    """Everything that follows from settlements that applied."""
+    finished: list[str] = []
+    parked: list[Message] = []
+    lines: list[tuple[Any, ...]] = []
+    rows: list[OutboxRow] = []
+    holders: list[str] = []
+    for one in group:
+        if one.status.final:
+            finished.append(clean(one.message.id))
+            if one.message.dedup_id is not None:
+                holders.append(clean(one.message.id))
+        if one.parked is not None:
+            parked.append(one.parked)
+        if one.outbox:
+            rows.extend(one.outbox)
+        if one.status is not Status.SUCCEEDED:
+            lines.extend(_lines(one))
+    if finished:
+        drop_cancels(tx, finished)
+    if holders:
+        free_dedup(tx, holders)
+    if parked:
+        _park(tx, parked)
+    if rows:
+        outbox.add(tx, rows)
+    if lines:
+        write_log(tx, lines)
+
+
+def _park(tx: Tx, parked: Sequence[Message]) -> None:
+    waiting.add(tx, [(message, to_us(message.not_before or message.created_at)) for message in parked])
+    wait(tx, parked)
+    # A cancel that came during the run would else wait as long as its message does.
+    for message_id in sorted(cancelled(tx, [clean(message.id) for message in parked])):
+        cancels.end_waiting(tx, message_id)
+
+
+def _lines(one: Settlement) -> list[tuple[Any, ...]]:
+    """The lines of history of an attempt that did not succeed."""
+    message_id, worker = clean(one.message.id), clean(one.worker)
+    started, ended = to_us(one.started_at), to_us(one.ended_at)
+    states: list[tuple[int, str, str]] = [(started, "ACTIVE", "")]
+    if one.failure is not None:
+        states.append((ended, "ERROR", _told(one.failure)))
+    match one.status:
+        case Status.FAILED:
+            states.append((ended, "FAILED", one.reason or ""))
+        case Status.EXPIRED:
+            states = [(ended, "EXPIRED", one.reason or "")]
+        case Status.CANCELLED:
+            states.append((ended, "CANCELED", one.reason or ""))
+        case _:
+            until = one.in_place or (one.parked.not_before if one.parked is not None else None)
+            detail = "" if until is None else f"until {until.isoformat()}"
+            states.append((ended, "RETRY" if one.failure is not None else "SNOOZED", detail))
+    return [(message_id, at, state, one.attempt, worker, clean(detail)) for at, state, detail in states]
+
+
+def _told(failure: Failure) -> str:
+    return f"{failure.type}: {failure.message}" if failure.message else failure.type

@@ -1,0 +1,65 @@
+"""Rolling windows of starts: at most `limit` in any `per` seconds, over all processes.
+
+Starts are counted, from the first on. A stamp says when the count reached a number, one row per
+grant; so the starts inside the window are the count now less the count at its far edge, whatever
+the limit, and stamps that left the window are deleted. A window's row is locked before the clock
+is read: stamps never run backwards.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from taskq.queue import RateLimit
+from taskq.store import tables
+from taskq.store.base import Permits
+from taskq.store.lines import Tx
+from taskq.store.rows import clean
+from taskq.store.sql.bulk import IGNORE, insert_many, locked
+
+W = tables.windows
+S = tables.starts
+
+
+def take_starts(tx: Tx, queue: str, wanted: int, rate: RateLimit, slack: float) -> Permits:
+    queue = clean(queue)
+    window, now = _held(tx, queue)
+    span = round((rate.per + slack) * 1_000_000)
+    left = sa.delete(S).where(S.c.queue == queue, S.c.at <= now - span).returning(S.c.upto)
+    past = max(tx.connection.execute(left).scalars(), default=window.past)
+    granted = max(0, min(wanted, rate.limit - (window.total - past)))
+    total = window.total + granted
+    if granted:
+        insert_many(tx, S, ("queue", "at", "upto"), [(queue, now, total)], f"(queue, at, upto) {IGNORE}")
+    tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(total=total, past=past, last_at=now))
+    if granted >= wanted:
+        return Permits(granted)
+    # The next may start when enough stamps have left for one more: all up to this count.
+    enough = total - rate.limit + 1
+    leaving = sa.select(sa.func.min(S.c.at)).where(S.c.queue == queue, S.c.upto >= enough)
+    at = tx.connection.execute(leaving).scalar_one()
+    return Permits(granted, (at + span - now) / 1_000_000)
+
+
+def restamp(tx: Tx, queue: str, starts: int) -> None:
+    queue = clean(queue)
+    window, now = _held(tx, queue)
+    kept = max(window.total - starts, window.past)
+    if kept >= window.total:
+        return
+    # The stamp that holds the last start to stay is shortened to it, the later ones go.
+    tail = sa.delete(S).where(S.c.queue == queue, S.c.upto > kept).returning(S.c.at)
+    cut = min(tx.connection.execute(tail).scalars(), default=None)
+    before = tx.connection.execute(sa.select(sa.func.max(S.c.upto)).where(S.c.queue == queue)).scalar_one()
+    rows = [(queue, now, window.total)]
+    if cut is not None and kept > (window.past if before is None else before):
+        rows.append((queue, cut, kept))
+    insert_many(tx, S, ("queue", "at", "upto"), sorted(rows), f"(queue, at, upto) {IGNORE}")
+    tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(last_at=now))
+
+
+def _held(tx: Tx, queue: str) -> tuple[sa.Row[tuple[str, int, int, int]], int]:
+    """The window's row, made if there is none and locked, and the clock read after that."""
+    insert_many(tx, W, ("queue", "total", "past", "last_at"), [(queue, 0, 0, 0)], f"(queue) {IGNORE}")
+    window = tx.connection.execute(locked(tx, sa.select(W).where(W.c.queue == queue))).one()
+    return window, max(tx.now(), window.last_at)

@@ -1,0 +1,149 @@
+"""The waiting room: messages that may not run yet, keyed (id, hop).
+
+Whatever takes the lock of a message's row and of its waiting row takes the message's first; a claim
+of due rows locks waiting rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from taskq.errors import InvalidMessage
+from taskq.message import CONTENT_TYPE, Message, decode
+from taskq.store import tables
+from taskq.store.base import Page, WaitingRow
+from taskq.store.lines import Contended, Tx
+from taskq.store.rows import FINAL, clean, from_cursor, from_us, maybe_from_us, to_cursor, to_us
+from taskq.store.sql import cancels
+from taskq.store.sql.bulk import IGNORE, insert_many, locked, unlocked_only
+from taskq.store.sql.messages import cancelled, wait
+
+T = tables.waiting
+M = tables.messages
+_COLUMNS = ("id", "hop", "queue", "due_at", "body")
+
+
+def add(tx: Tx, rows: Sequence[tuple[Message, int]]) -> None:
+    """Add waiting rows, each a message and when it is due; known ones stay."""
+    values = {
+        (clean(message.id), message.hop): (clean(message.id), message.hop, clean(message.queue), due, message.encode())
+        for message, due in rows
+    }
+    insert_many(tx, T, _COLUMNS, [values[key] for key in sorted(values)], f"(id, hop) {IGNORE}")
+
+
+def book(tx: Tx, rows: Sequence[WaitingRow]) -> list[bool]:
+    ids = [clean(row.message.id) for row in rows]
+    select = sa.select(M.c.id, M.c.status, M.c.hop).where(M.c.id.in_(ids)).order_by(M.c.id)
+    highest = {}
+    for known in tx.connection.execute(locked(tx, select)):
+        highest[known.id] = 2**31 if known.status in FINAL else known.hop
+    booked = []
+    latest: dict[str, WaitingRow] = {}
+    for message_id, row in zip(ids, rows, strict=True):
+        new = row.message.hop > highest.get(message_id, -1)
+        if new:
+            highest[message_id] = row.message.hop
+            latest[message_id] = row
+        booked.append(new)
+    moved = [replace(row.message, not_before=row.due_at) for row in latest.values()]
+    if wait(tx, moved) != len(moved):
+        raise Contended  # a row was made in between; it will be seen next time
+    add(tx, [(row.message, to_us(row.due_at)) for row, new in zip(rows, booked, strict=True) if new])
+    asked = cancelled(tx, list(latest)) if latest else set()
+    for message_id in sorted(asked):
+        cancels.end_waiting(tx, message_id)
+    return [new and message_id not in asked for message_id, new in zip(ids, booked, strict=True)]
+
+
+def claim_due(tx: Tx, limit: int, lease: float) -> tuple[list[WaitingRow], list[str], list[tuple[str, int]]]:
+    """Claim due rows: the rows, ids whose cancel was asked for, and keys of rows that cannot be read.
+
+    The last two are to be seen to in a transaction of its own, which locks messages first.
+    """
+    now = tx.now()
+    due = (
+        sa.select(T.c.id, T.c.hop)
+        .where(T.c.due_at <= now, T.c.claimed_until <= now)
+        .order_by(T.c.due_at, T.c.id)
+        .limit(limit)
+    )
+    taken = (
+        sa.update(T)
+        .where(sa.tuple_(T.c.id, T.c.hop).in_(unlocked_only(tx, due)))
+        .values(claimed_until=now + round(lease * 1_000_000))
+        .returning(T.c.id, T.c.hop, T.c.due_at, T.c.body)
+    )
+    rows = sorted(tx.connection.execute(taken), key=lambda row: (row.due_at, row.id, row.hop))
+    asked = cancelled(tx, [row.id for row in rows]) if rows else set()
+    good, unreadable = [], []
+    for row in rows:
+        if row.id in asked:
+            continue
+        try:
+            good.append(_waiting_row(row))
+        except InvalidMessage:
+            unreadable.append((row.id, row.hop))
+    return good, sorted(asked), unreadable
+
+
+def _waiting_row(row: sa.Row[Any]) -> WaitingRow:
+    return WaitingRow(decode(row.body, CONTENT_TYPE), from_us(row.due_at))
+
+
+def released(tx: Tx, keys: Sequence[tuple[str, int]]) -> None:
+    keys = sorted((clean(message_id), hop) for message_id, hop in keys)
+    if not keys:
+        return
+    pairs = sa.tuple_(M.c.id, M.c.hop).in_(keys)
+    select = sa.select(M.c.id).where(pairs, M.c.status == "WAITING").order_by(M.c.id)
+    ids = list(tx.connection.execute(locked(tx, select)).scalars())
+    if ids:
+        tx.connection.execute(sa.update(M).where(M.c.id.in_(ids)).values(status="QUEUED", not_before=None))
+    tx.connection.execute(sa.delete(T).where(sa.tuple_(T.c.id, T.c.hop).in_(keys)))
+
+
+def next_due(tx: Tx) -> datetime | None:
+    instants: list[int] = []
+    for table in (tables.waiting, tables.outbox):
+        free = sa.select(sa.func.min(table.c.due_at)).where(table.c.claimed_until == 0)
+        lapsing = sa.select(sa.func.min(table.c.claimed_until)).where(sa.text("claimed_until > 0"))
+        for select in (free, lapsing):
+            instant = tx.connection.execute(select).scalar_one()
+            if instant is not None:
+                instants.append(instant)
+    return maybe_from_us(min(instants, default=None))
+
+
+def reschedule(tx: Tx, message_id: str, due_at: datetime) -> bool:
+    message_id, now, due = clean(message_id), tx.now(), to_us(due_at)
+    known = tx.connection.execute(locked(tx, sa.select(M.c.hop, M.c.status).where(M.c.id == message_id))).first()
+    if known is None or known.status != "WAITING":
+        return False
+    changed = tx.connection.execute(
+        sa.update(T)
+        .where(T.c.id == message_id, T.c.hop == known.hop, T.c.claimed_until <= now)
+        .values(due_at=due, claimed_until=0)
+    ).rowcount
+    if changed:
+        tx.connection.execute(sa.update(M).where(M.c.id == message_id).values(not_before=due))
+    return changed > 0
+
+
+def list_waiting(tx: Tx, queue: str | None, cursor: str | None, limit: int) -> Page:
+    select = sa.select(T).order_by(T.c.due_at, T.c.id, T.c.hop).limit(limit + 1)
+    if queue is not None:
+        select = select.where(T.c.queue == clean(queue))
+    if cursor is not None:
+        due, message_id, hop = from_cursor(cursor, 3)
+        after = sa.tuple_(sa.literal(due), sa.literal(message_id), sa.literal(hop))
+        select = select.where(sa.tuple_(T.c.due_at, T.c.id, T.c.hop) > after)
+    rows = tx.connection.execute(select).all()
+    more, rows = len(rows) > limit, rows[:limit]
+    end = to_cursor(rows[-1].due_at, rows[-1].id, rows[-1].hop) if more else None
+    return Page([_waiting_row(row) for row in rows], end)

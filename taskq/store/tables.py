@@ -1,0 +1,230 @@
+"""The schema, once, for SQLite and PostgreSQL alike.
+
+Instants are whole microseconds since the epoch, UTC, in 64-bit integers: exact, compared and
+indexed as numbers, the same arithmetic on both databases, and no time zone or driver's parser
+between a lease and its end. `rows` turns them into aware datetimes at the edge.
+
+Names carry the prefix `taskq_`, the version table too, so that a PostgreSQL database can be shared
+with an application and its own migrations. No foreign keys: rows of one message come and go on
+different days.
+
+    taskq_store         one row: the store's UUID, and the number of the latest change to cancels and queues
+    taskq_messages      one row per message that the store has seen; the row of an errorless run is written once
+    taskq_log           lines of history that cannot be derived from the message's row
+    taskq_waiting       messages in the waiting room, keyed (id, hop)
+    taskq_outbox        publishes that must happen
+    taskq_dead_letters  the archive of messages that failed for good
+    taskq_queues        the authority on every queue;  taskq_queues_gone  names of deleted ones, for `changes`
+    taskq_windows       one row per rate-limited queue: the lock of its window, and starts counted so far
+    taskq_starts        the window's stamps: one row per grant, with the count reached by it
+    taskq_dedup         deduplication ids and the message that holds each
+    taskq_cancels       requests to cancel unfinished messages
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    false,
+    text,
+)
+
+metadata = MetaData()
+
+store = Table(
+    "taskq_store",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("uuid", Text, nullable=False),
+    Column("change", BigInteger, nullable=False),
+)
+
+messages = Table(
+    "taskq_messages",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("hop", Integer, nullable=False),  # the highest booked, claimed or run; -1: none yet
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    Column("claimed", Boolean, nullable=False, server_default=false()),  # a claim is open
+    Column("transient", Boolean, nullable=False, server_default=false()),  # made for a run of epoch 0, to show it
+    Column("worker", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),  # of the latest attempt that was settled
+    Column("not_before", BigInteger),
+    Column("result", LargeBinary),
+    Column("result_type", Text),
+    Column("reason", Text),
+    Column("failure", Text),  # JSON: [type, message, traceback]
+    Column("progress_done", BigInteger),
+    Column("progress_total", BigInteger),
+    Index("taskq_messages_created", "created_at", "id"),
+    Index("taskq_messages_ended", "ended_at"),
+    # All but the successes, which are most rows and pay nothing for it.
+    Index(
+        "taskq_messages_notable",
+        "status",
+        "queue",
+        "created_at",
+        "id",
+        sqlite_where=text("status <> 'SUCCEEDED'"),
+        postgresql_where=text("status <> 'SUCCEEDED'"),
+    ),
+)
+
+log = Table(
+    "taskq_log",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", Text, primary_key=True),
+    Column("attempt", Integer),
+    Column("worker", Text),
+    Column("detail", Text, nullable=False),
+    Index("taskq_log_at", "at"),
+)
+
+waiting = Table(
+    "taskq_waiting",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("hop", Integer, primary_key=True, autoincrement=False),
+    Column("queue", Text, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("claimed_until", BigInteger, nullable=False, server_default="0"),  # 0: not claimed
+    Column("body", LargeBinary, nullable=False),
+    Index("taskq_waiting_due", "due_at", "id"),
+    Index("taskq_waiting_queue", "queue", "due_at", "id"),
+    Index(
+        "taskq_waiting_claimed",
+        "claimed_until",
+        sqlite_where=text("claimed_until > 0"),
+        postgresql_where=text("claimed_until > 0"),
+    ),
+)
+
+outbox = Table(
+    "taskq_outbox",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("target", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("claimed_until", BigInteger, nullable=False, server_default="0"),
+    Index("taskq_outbox_due", "due_at", "id"),
+    Index(
+        "taskq_outbox_claimed",
+        "claimed_until",
+        sqlite_where=text("claimed_until > 0"),
+        postgresql_where=text("claimed_until > 0"),
+    ),
+)
+
+dead_letters = Table(
+    "taskq_dead_letters",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("message_id", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("failure_type", Text),
+    Column("failure_message", Text),
+    Column("failure_traceback", Text),
+    Column("worker", Text),
+    Column("died_at", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("content_type", Text),
+    Index("taskq_dead_letters_died", "died_at", "id"),
+    Index("taskq_dead_letters_queue", "queue", "died_at", "id"),
+    Index("taskq_dead_letters_message", "message_id"),
+)
+
+queues = Table(
+    "taskq_queues",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("born_fifo", Boolean, nullable=False),
+    Column("born_priorities", Boolean, nullable=False),
+    Column("partitions", Integer),
+    Column("parallelism", Integer),
+    Column("rate_limit", Integer),
+    Column("rate_per", Float),
+    Column("worker_parallelism", Integer),
+    Column("retry_in_place", Boolean, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("change", BigInteger, nullable=False),
+    Index("taskq_queues_change", "change"),
+)
+
+queues_gone = Table(
+    "taskq_queues_gone",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("deleted_at", BigInteger, nullable=False),
+    Column("change", BigInteger, nullable=False),
+    Index("taskq_queues_gone_change", "change"),
+)
+
+windows = Table(
+    "taskq_windows",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("total", BigInteger, nullable=False),  # starts granted so far
+    Column("past", BigInteger, nullable=False),  # of these, the ones that have left the window
+    Column("last_at", BigInteger, nullable=False),
+)
+
+starts = Table(
+    "taskq_starts",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("upto", BigInteger, primary_key=True, autoincrement=False),
+)
+
+dedup = Table(
+    "taskq_dedup",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("dedup_id", Text, primary_key=True),
+    Column("message_id", Text, nullable=False),
+    Column("expires_at", BigInteger),  # NULL: until the message is final
+    Index("taskq_dedup_message", "message_id"),
+    Index("taskq_dedup_expires", "expires_at"),
+)
+
+cancels = Table(
+    "taskq_cancels",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("asked_at", BigInteger, nullable=False),
+    Column("change", BigInteger, nullable=False),
+    Index("taskq_cancels_change", "change"),
+    Index("taskq_cancels_asked", "asked_at"),
+)
+
+TABLES = tuple(metadata.sorted_tables)

@@ -1,0 +1,85 @@
+"""Threads that the store owns: each has one database connection, and verbs are handed to them.
+
+A verb costs one hop to a thread instead of one per statement. The threads are daemons, unlike
+those of concurrent.futures, so that a script that never closes its app ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Closable(Protocol):
+    """What a thread owns and closes at its end."""
+
+    def close(self) -> None: ...
+
+
+L = TypeVar("L", bound=Closable)
+_Job = tuple[Future[Any], Callable[[Any], Any]]
+
+
+class Threads(Generic[L]):
+    """`count` daemon threads, each with a resource of its own, working off one queue of jobs.
+
+    Args:
+        name: shown in thread names.
+        count: how many.
+        make: makes a thread's resource; called in that thread.
+    """
+
+    def __init__(self, name: str, count: int, make: Callable[[], L]) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._make = make
+        self._ends: list[Future[None]] = [Future() for _ in range(count)]
+        for index, end in enumerate(self._ends):
+            threading.Thread(target=self._work, args=(end,), name=f"{name}-{index}", daemon=True).start()
+
+    async def call(self, job: Callable[[L], T], *, within: float) -> T:
+        """Run the job in one of the threads; from any event loop.
+
+        Raises:
+            TimeoutError: no answer within `within` seconds. A job that had begun goes on.
+        """
+        future: Future[T] = Future()
+        self._jobs.put((future, job))
+        async with asyncio.timeout(within):
+            return await asyncio.wrap_future(future)
+
+    def stop(self) -> None:
+        """Let the threads end when the jobs handed over so far are done."""
+        for _ in self._ends:
+            self._jobs.put(None)
+
+    async def stopped(self, *, within: float) -> bool:
+        """After `stop`: whether all have ended within `within` seconds."""
+        ends = [asyncio.wrap_future(end) for end in self._ends]
+        _, running = await asyncio.wait(ends, timeout=within)
+        return not running
+
+    def _work(self, end: Future[None]) -> None:
+        resource = self._make()
+        while (work := self._jobs.get()) is not None:
+            future, job = work
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = job(resource)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            # Nothing of a job may live on while the thread waits for the next.
+            del work, future, job
+            result = None
+        try:
+            resource.close()
+        finally:
+            end.set_result(None)
