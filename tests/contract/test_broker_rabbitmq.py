@@ -1,13 +1,251 @@
-"""The broker contract on RabbitMQ."""
+"""The broker contract on RabbitMQ, and what only a broker behind a network can do to us."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
 import pytest
 
-from tests.contract.broker_contract import BrokerContract
+from taskq.broker.base import Loss
+from taskq.broker.rabbitmq import frames
+from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed
+from tests.contract.broker_contract import FIFO, OPEN, SLOT, BrokerContract, Inbox, Lab, message, numbered, ready
+from tests.support import Proxy, eventually
+
+
+def blocked(reason: bytes) -> bytes:
+    """A Connection.Blocked frame."""
+    return frames.frame(frames.METHOD, 0, b"\x00\x0a\x00\x3c" + bytes((len(reason),)) + reason)
+
+
+UNBLOCKED = frames.frame(frames.METHOD, 0, b"\x00\x0a\x00\x3d")
+
+
+def with_login(url: str, login: str, vhost: str = "") -> str:
+    parts = urlsplit(url)
+    return f"amqp://{login}@{parts.hostname}:{parts.port}/{vhost}"
 
 
 class TestRabbitMQ(BrokerContract):
     @pytest.fixture
     def url(self, rabbitmq_url: str) -> str:
         return rabbitmq_url
+
+    @pytest.fixture
+    async def proxy(self, url: str, anyio_backend: str, lab: Lab) -> AsyncIterator[Proxy]:
+        parts = urlsplit(url)
+        async with Proxy(parts.hostname or "", parts.port or 5672) as proxy:
+            yield proxy
+            proxy.heal()
+            for broker in lab.brokers:
+                await broker.close()
+
+    @staticmethod
+    def through(proxy: Proxy, url: str) -> str:
+        parts = urlsplit(url)
+        return parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}").geturl()
+
+    # -- who does not let us in -----------------------------------------------------------------
+
+    async def test_wrong_password(self, lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+        """A wrong password is refused at once, naming user and address, and shown nowhere."""
+        caplog.set_level(logging.DEBUG)
+        broker = lab.make(url=with_login(lab.url, "guest:s3cr3t-pw"))
+        async with asyncio.timeout(5):
+            with pytest.raises(AccessRefused, match="'guest'") as caught:
+                await broker.open()
+        lab.brokers.clear()
+        assert "s3cr3t-pw" not in str(caught.value) + repr(broker.health()) + caplog.text
+        assert str(urlsplit(lab.url).port) in str(caught.value)
+
+    async def test_missing_vhost(self, lab: Lab) -> None:
+        """A vhost that is not there is refused by name."""
+        broker = lab.make(url=with_login(lab.url, "guest:guest", "no-such-vhost"))
+        with pytest.raises(AccessRefused, match="no-such-vhost"):
+            await broker.open()
+        lab.brokers.clear()
+
+    async def test_nobody_there(self, lab: Lab) -> None:
+        """A port where nobody listens fails within the bound, naming address and mend."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        broker = lab.make(url=f"amqp://guest:guest@127.0.0.1:{port}/")
+        async with asyncio.timeout(5):
+            with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{port}.*TASKQ_BROKER"):
+                await broker.open()
+        lab.brokers.clear()
+
+    async def test_unknown_host(self, lab: Lab) -> None:
+        """A host name that does not exist fails within the bound."""
+        broker = lab.make(url="amqp://guest:guest@host.invalid/", connect_timeout=3)
+        async with asyncio.timeout(5):
+            with pytest.raises(BrokerUnavailable, match="host.invalid:5672"):
+                await broker.open()
+        lab.brokers.clear()
+
+    async def test_silent_server(self, lab: Lab) -> None:
+        """A server that accepts and never answers is given up after `connect_timeout`."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            broker = lab.make(url=f"amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}/", connect_timeout=0.5)
+            async with asyncio.timeout(3):
+                with pytest.raises(BrokerUnavailable, match=r"no answer within 0\.5 s"):
+                    await broker.open()
+        lab.brokers.clear()
+
+    async def test_server_of_another_protocol(self, lab: Lab) -> None:
+        """A server that speaks something else is refused within the bound."""
+
+        async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(speak, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            broker = lab.make(url=f"amqp://guest:guest@127.0.0.1:{port}/", connect_timeout=2)
+            async with asyncio.timeout(4):
+                with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{port}"):
+                    await broker.open()
+        lab.brokers.clear()
+
+    async def test_several_hosts(self, lab: Lab, proxy: Proxy) -> None:
+        """The first host that answers is used, and another one when it stops."""
+        parts = urlsplit(lab.url)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            dead = server.getsockname()[1]
+        hosts = f"127.0.0.1:{dead},127.0.0.1:{proxy.port},{parts.hostname}:{parts.port}"
+        broker = await lab.broker(url=f"amqp://{parts.username}:{parts.password}@{hosts}/")
+        await broker.declare(OPEN)
+        inbox = Inbox(acknowledge=True)
+        await broker.subscribe(OPEN, inbox, prefetch=1, on_loss=inbox.on_loss)
+        await proxy.stop()
+        await eventually(lambda: inbox.losses == [Loss.CONNECTION])
+        await broker.publish(message(b"by the third"))
+        await inbox.holds(1)
+
+    # -- a network that loses its way -------------------------------------------------------------
+
+    async def test_unconfirmed(self, lab: Lab, proxy: Proxy) -> None:
+        """A publish whose confirm does not come in time says that the message may have arrived; it has."""
+        broker = await lab.broker(url=self.through(proxy, lab.url), publish_timeout=0.5)
+        await broker.declare(OPEN)
+        proxy.silence(to_server=False)
+        async with asyncio.timeout(2):
+            with pytest.raises(PublishUnconfirmed):
+                await broker.publish(message(b"unknown"))
+            outcomes = await broker.publish_many(numbered(3))
+        assert [type(outcome) for outcome in outcomes] == [PublishUnconfirmed] * 3
+        other = await lab.broker()
+        await ready(other, OPEN, 4)
+
+    async def test_unconfirmed_by_a_cut(self, lab: Lab, proxy: Proxy) -> None:
+        """A connection that breaks before the confirm tells the publisher at once."""
+        broker = await lab.broker(url=self.through(proxy, lab.url), publish_timeout=30)
+        await broker.declare(OPEN)
+        proxy.silence()
+        publishing = asyncio.create_task(broker.publish(message(b"unknown")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        proxy.cut()
+        async with asyncio.timeout(5):
+            with pytest.raises(PublishUnconfirmed):
+                await publishing
+
+    async def test_publish_without_connection(self, lab: Lab, proxy: Proxy) -> None:
+        """While the broker is away a publish fails within the bound, saying that it was not sent."""
+        broker = await lab.broker(url=self.through(proxy, lab.url), publish_timeout=0.5)
+        await proxy.stop()
+        await eventually(lambda: not broker.health().connected)
+        async with asyncio.timeout(2):
+            with pytest.raises(BrokerUnavailable, match="not sent") as caught:
+                await broker.publish(message(b"never"))
+        assert not isinstance(caught.value, PublishUnconfirmed)
+        await proxy.__aenter__()
+        await eventually(lambda: broker.health().connected)
+        await broker.declare(OPEN)
+        await broker.publish(message(b"now"))
+        await ready(broker, OPEN, 1)
+
+    async def test_blocked(self, lab: Lab, proxy: Proxy) -> None:
+        """While an alarm blocks publishing nothing is sent, health tells why, consuming goes on; it ends by itself."""
+        broker, other = await lab.broker(url=self.through(proxy, lab.url), publish_timeout=0.3), await lab.broker()
+        await broker.declare(OPEN)
+        inbox = Inbox(acknowledge=True)
+        await broker.subscribe(OPEN, inbox, prefetch=1)
+        proxy.say(blocked(b"low on memory"))
+        await eventually(lambda: broker.health().blocked == "low on memory")
+        with pytest.raises(BrokerUnavailable, match="low on memory"):
+            await broker.publish(message(b"refused"))
+        await other.publish(message(b"from elsewhere"))
+        await inbox.holds(1)
+        late = asyncio.create_task(broker.publish(message(b"after")))
+        proxy.say(UNBLOCKED)
+        await late
+        await inbox.holds(2)
+        assert inbox.bodies == [b"from elsewhere", b"after"] and broker.health().blocked == ""
+
+    async def test_silence(self, lab: Lab, proxy: Proxy) -> None:
+        """A connection on which the broker falls silent is given up within seconds and made again."""
+        broker, other = await lab.broker(url=self.through(proxy, lab.url), heartbeat=1.0), await lab.broker()
+        await broker.declare(OPEN)
+        inbox = Inbox(acknowledge=True)
+        await broker.subscribe(OPEN, inbox, prefetch=1, on_loss=inbox.on_loss)
+        proxy.silence()
+        await eventually(lambda: broker.health().silence > 1)
+        await eventually(lambda: inbox.losses == [Loss.CONNECTION])
+        assert not broker.health().connected or broker.health().unproven
+        proxy.cut()
+        proxy.heal()
+        await eventually(lambda: broker.health().connected and broker.health().unproven == ())
+        await other.publish(message(b"heard again"))
+        await inbox.holds(1)
+        assert broker.health().silence < 1
+
+    async def test_busy_connection_is_alive(self, lab: Lab) -> None:
+        """A connection that carries only deliveries and confirms for longer than its heartbeat allows is kept."""
+        broker = await lab.broker(heartbeat=1.0)
+        await broker.declare(OPEN)
+        inbox = Inbox(acknowledge=True)
+        await broker.subscribe(OPEN, inbox, prefetch=1, on_loss=inbox.on_loss)
+        end = asyncio.get_running_loop().time() + 7  # aiormq gives up after (heartbeat + 1) * 3
+        while asyncio.get_running_loop().time() < end:
+            await broker.publish(message(b"again"))
+        assert inbox.losses == [] and broker.health().connected
+
+    # -- what one broken part must not cost -------------------------------------------------------
+
+    async def test_channels_are_used_again(self, lab: Lab) -> None:
+        """Subscribing and closing in turns, each before the other, for ever takes no ever higher channels."""
+        broker = await lab.broker()
+        await broker.declare(FIFO)
+        old = await broker.subscribe(FIFO, Inbox(), prefetch=1)
+        for _ in range(40):
+            new = await broker.subscribe(FIFO, Inbox(), prefetch=1)
+            await old.close()
+            old = new
+        assert old._channel is not None and old._channel.amqp.number < 10
+
+    async def test_token_while_held(self, lab: Lab) -> None:
+        """A token that was published again while the slot was held never gives it a second holder."""
+        broker, other = await lab.broker(), await lab.broker()
+        holder, next_in_line = Inbox(), Inbox()
+        await broker.declare(SLOT)
+        held = await broker.subscribe(SLOT, holder, prefetch=1)
+        await holder.holds(1)
+        await other.declare(SLOT)
+        waiting = await other.subscribe(SLOT, next_in_line, prefetch=1)
+        await broker.declare(SLOT)
+        await ready(broker, SLOT, 1)
+        assert next_in_line.deliveries == []
+        await held.close()
+        await next_in_line.holds(1)
+        third = Inbox()
+        await broker.subscribe(SLOT, third, prefetch=1)
+        await waiting.close()
+        await third.holds(1)
+        assert len(next_in_line.deliveries) == 1

@@ -149,23 +149,24 @@ class RabbitMQBroker:
         table = arguments(queue, self.names, self.facts)
         exchange, key = self.names.route(queue)
 
-        async def work(channel: AbstractChannel) -> None:
-            await channel.queue_declare(name, durable=True, arguments=table)
+        async def work(channel: AbstractChannel) -> int:
+            declared = await channel.queue_declare(name, durable=True, arguments=table)
             if exchange:
                 kind = "direct" if exchange == self.names.tasks else "fanout"
                 await _declare_exchange(channel, Exchange(exchange, kind, {}))
                 await channel.queue_bind(name, exchange, key)
+            return declared.message_count or 0
 
         try:
-            await self._on_throwaway(work)
+            held = await self._on_throwaway(work)
         except aiormq.ChannelPreconditionFailed as error:
             raise QueueMismatch(_mismatch(name, queue, _text(error))) from error
-        if queue.kind is Kind.SLOT:
+        if queue.kind is Kind.SLOT and not held:
             await self._put_token(queue)
         self._declared.add(queue)
 
     async def _put_token(self, slot: BrokerQueue) -> None:
-        """One token more is refused by the full queue; one that slips in while the first is held waits behind it."""
+        """A full queue refuses the token; one that slips in while the first is held waits behind it, for good."""
         token = Outgoing(to=slot, body=TOKEN, message_id="", content_type="")
         (error,) = await self._publisher.publish_many((token,))
         if error is not None and not isinstance(error, Refused):

@@ -72,6 +72,7 @@ class Connection:
         self._acknowledgers: list[Acknowledger] = []
         self._flushing = False
         self._probe: AbstractChannel | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     # -- hot writes: one send call a turn of the loop, for all channels together ---------------
 
@@ -174,6 +175,12 @@ class Connection:
             await self.call(channel.close(), within=_CLOSE_TIMEOUT)
         except (BrokerUnavailable, aiormq.AMQPError) as error:
             log.debug("closing a channel to %s: %s", self.at, error)
+
+    def leave_channel(self, channel: AbstractChannel) -> None:
+        """Close the channel without waiting: for one whose user is being cancelled."""
+        task = asyncio.create_task(self.close_channel(channel))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     async def answers(self, within: float) -> bool:
         """Whether a channel of this connection gets an answer."""
@@ -327,32 +334,37 @@ class Link:
     async def _connect_to(self, host: str, port: int, within: float) -> Connection:
         _quiet_aiormq()
         at = f"{host}:{port}"
+        splitter: Splitter | None = None
         writer: asyncio.StreamWriter | None = None
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(within):
                 splitter, writer = await self._dial(host, port)
                 url = self._address.url(host, port, heartbeat=max(1, round(self._heartbeat)), name=self._name)
-                amqp = await aiormq.connect(url, transport_factory=_Given(splitter, writer))
-                return Connection(amqp, splitter, writer, at)
+                amqp = await _shake_hands(url, splitter, writer)
+                connection = Connection(amqp, splitter, writer, at)
+                return connection
         except TimeoutError as error:
-            raise BrokerUnavailable(self._unreachable(at, f"no answer within {within:.1f} s")) from error
-        except (aiormq.ProbableAuthenticationError, aiormq.AuthenticationError) as error:
-            _abort(writer)
-            raise AccessRefused(
+            raise self._unreachable(at, f"no answer within {within:.1f} s") from error
+        except (aiormq.AMQPError, OSError, EOFError, ValueError) as error:
+            raise self._translated(error, at, splitter.close_code if splitter else 0) from error
+        finally:
+            if writer is not None and connection is None:
+                writer.transport.abort()
+
+    def _translated(self, error: Exception, at: str, close_code: int) -> BrokerUnavailable:
+        """Our error for one of logging in. aiormq takes a refused vhost for an invalid frame, so the code decides."""
+        if close_code == _NOT_ALLOWED:
+            return AccessRefused(
+                f"the broker at {at} refused vhost {self._address.vhost!r} to user {self._address.user!r}: "
+                "check the vhost in the broker's URL and the user's permissions"
+            )
+        if isinstance(error, aiormq.ProbableAuthenticationError | aiormq.AuthenticationError):
+            return AccessRefused(
                 f"the broker at {at} refused user {self._address.user!r} or its password: "
                 "check both in the broker's URL"
-            ) from error
-        except aiormq.AMQPError as error:
-            _abort(writer)
-            if error.args and error.args[0] == _NOT_ALLOWED:
-                raise AccessRefused(
-                    f"the broker at {at} refused vhost {self._address.vhost!r} to user {self._address.user!r}: "
-                    "check the vhost in the broker's URL and the user's permissions"
-                ) from error
-            raise BrokerUnavailable(self._unreachable(at, f"it broke off: {error}")) from error
-        except (OSError, EOFError, ValueError) as error:
-            _abort(writer)
-            raise BrokerUnavailable(self._unreachable(at, str(error) or type(error).__name__)) from error
+            )
+        return self._unreachable(at, str(error) or type(error).__name__)
 
     async def _dial(self, host: str, port: int) -> tuple[Splitter, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
@@ -368,13 +380,29 @@ class Link:
         return f"the broker at {self._address} cannot be used: {what}{'; ' if self._failure else ''}{self._failure}"
 
     @staticmethod
-    def _unreachable(at: str, why: str) -> str:
-        return f"no RabbitMQ answers at {at} ({why}): start one there, or set the broker's URL (TASKQ_BROKER)"
+    def _unreachable(at: str, why: str) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"no RabbitMQ answers at {at} ({why}): start one there, or set the broker's URL (TASKQ_BROKER)"
+        )
 
 
-def _abort(writer: asyncio.StreamWriter | None) -> None:
-    if writer is not None:
+async def _shake_hands(url: str, splitter: Splitter, writer: asyncio.StreamWriter) -> aiormq.Connection:
+    """Log in on a dialled socket. Cancelled, it drops the socket first: aiormq would wait for TLS to say goodbye."""
+
+    async def connect() -> aiormq.Connection:
+        return await aiormq.connect(url, transport_factory=_Given(splitter, writer))
+
+    task = asyncio.create_task(connect())
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
         writer.transport.abort()
+        task.cancel()
+        task.add_done_callback(_retrieved)
+        raise
+    if task.cancelled():
+        raise ConnectionError("the broker hung up while logging in")
+    return task.result()
 
 
 def _retrieved(task: asyncio.Task[Any]) -> None:

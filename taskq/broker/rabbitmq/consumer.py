@@ -396,6 +396,7 @@ class RabbitMQSubscription:
             raise BrokerUnavailable(f"queue {self.name} cannot be consumed: {error}") from error
         except BaseException:
             channel.gone()
+            connection.leave_channel(amqp)
             raise
         self._channel = channel
         # In the next turn, so that whoever subscribes has the subscription before its first delivery.

@@ -64,6 +64,7 @@ class Splitter(asyncio.StreamReader):
         super().__init__()
         self.handlers: dict[int, Handler] = {}
         self.last_heard = now()
+        self.close_code = 0  # of the broker's Connection.Close
         self.blocked = ""
         self.on_blocked: Callable[[str], None] | None = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -130,8 +131,8 @@ class Splitter(asyncio.StreamReader):
 
     def _connection_method(self, method_id: int, payload: bytes) -> None:
         if method_id == CONNECTION_CLOSE:
-            code, text = read_close(payload)
-            self.fail(f"closed by the broker: {code} {text}")
+            self.close_code, text = read_close(payload)
+            self.fail(f"closed by the broker: {self.close_code} {text}")
         elif method_id in (CONNECTION_BLOCKED, CONNECTION_UNBLOCKED):
             blocked = method_id == CONNECTION_BLOCKED
             self.blocked = (_short_text(payload, 4)[0] or "blocked") if blocked else ""
@@ -183,10 +184,19 @@ class Properties:
 
     def _all(self) -> Basic.Properties:
         if self._parsed is None:
-            self._parsed = Basic.Properties()
-            (flags,) = struct.unpack_from(">H", self._payload, 12)
-            self._parsed.unmarshal(flags, self._payload[14:])
+            self._parsed = _read_properties(self._payload)
         return self._parsed
+
+
+def _read_properties(payload: bytes) -> Basic.Properties:
+    """The properties in a content header; none of them, if a foreign sender's cannot be read."""
+    properties = Basic.Properties()
+    (flags,) = struct.unpack_from(">H", payload, 12)
+    try:
+        properties.unmarshal(flags, payload[14:])
+    except (ValueError, TypeError, LookupError, struct.error, OverflowError, OSError):
+        return Basic.Properties()
+    return properties
 
 
 def read_close(payload: bytes) -> tuple[int, str]:
@@ -215,10 +225,7 @@ def read_content_header(payload: bytes) -> int:
 
 def correlation_of(payload: bytes) -> str | None:
     """The correlation id in a content header."""
-    properties = Basic.Properties()
-    (flags,) = struct.unpack_from(">H", payload, 12)
-    properties.unmarshal(flags, payload[14:])
-    return properties.correlation_id
+    return _read_properties(payload).correlation_id
 
 
 def _short_text(payload: bytes, start: int) -> tuple[str, int]:
@@ -227,8 +234,10 @@ def _short_text(payload: bytes, start: int) -> tuple[str, int]:
 
 
 def short(text: str) -> bytes:
-    """A short string on the wire: at most 255 bytes, cut there if need be."""
-    data = text.encode()[:255]
+    """A short string on the wire: at most 255 bytes, cut between characters if need be."""
+    data = text.encode()
+    if len(data) > 255:
+        data = data[:255].decode("utf-8", "ignore").encode()
     return bytes((len(data),)) + data
 
 
