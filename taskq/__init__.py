@@ -1,1 +1,114 @@
-"""Distributed tasks on RabbitMQ."""
+"""Distributed tasks on RabbitMQ: ordered queues, limits over all processes, nothing lost.
+
+The names below are what taskq promises; everything else may change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from taskq.context import Context, SoftTimeout, current
+from taskq.default import task
+from taskq.errors import (
+    AccessRefused,
+    BrokerUnavailable,
+    Duplicate,
+    EnqueueFailed,
+    EnqueueInsideLoop,
+    InvalidArguments,
+    InvalidMessage,
+    InvalidQueue,
+    InvalidSetting,
+    NotSerializable,
+    PayloadTooLarge,
+    PublishUnconfirmed,
+    QueueMismatch,
+    QueueMissing,
+    Reject,
+    ResultTimeout,
+    RetryAfter,
+    SchemaTooNew,
+    Snooze,
+    StoreMismatch,
+    StoreUnavailable,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+    TaskqError,
+    UnknownTask,
+    WouldDeadlock,
+)
+from taskq.queue import Queue, RateLimit
+
+if TYPE_CHECKING:
+    from taskq.app import TaskQ
+    from taskq.handle import Handle
+    from taskq.outcome import Status
+    from taskq.retry import Retry
+    from taskq.task import Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # declaring
+    "TaskQ",
+    "task",
+    "Queue",
+    "RateLimit",
+    "Retry",
+    # using
+    "Task",
+    "Handle",
+    "Status",
+    # inside a task
+    "current",
+    "Context",
+    "Reject",
+    "Snooze",
+    "RetryAfter",
+    "SoftTimeout",
+    # errors
+    "TaskqError",
+    "InvalidArguments",
+    "NotSerializable",
+    "PayloadTooLarge",
+    "UnknownTask",
+    "InvalidQueue",
+    "InvalidSetting",
+    "InvalidMessage",
+    "EnqueueInsideLoop",
+    "WouldDeadlock",
+    "BrokerUnavailable",
+    "AccessRefused",
+    "PublishUnconfirmed",
+    "QueueMissing",
+    "QueueMismatch",
+    "StoreUnavailable",
+    "StoreMismatch",
+    "SchemaTooNew",
+    "Duplicate",
+    "EnqueueFailed",
+    "TaskFailed",
+    "TaskCancelled",
+    "TaskExpired",
+    "ResultTimeout",
+]
+
+_LATER = {
+    "TaskQ": "taskq.app",
+    "Handle": "taskq.handle",
+    "Status": "taskq.outcome",
+    "Retry": "taskq.retry",
+    "Task": "taskq.task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names whose modules are loaded when first used, so that `import taskq` is quick."""
+    if name in _LATER:
+        import importlib
+
+        value = getattr(importlib.import_module(_LATER[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

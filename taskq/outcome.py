@@ -79,6 +79,13 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """The task is not known here; after `delay` seconds another worker may know it."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """The message failed for good. `reason` is one word: failed, rejected, crashed, unknown-task, …"""
 
@@ -101,7 +108,7 @@ class GivenBack:
     """The worker stops: the run ended without an outcome and another worker starts it anew."""
 
 
-Outcome = Done | Again | Later | Dead | Expired | Cancelled | GivenBack
+Outcome = Done | Again | Later | Missed | Dead | Expired | Cancelled | GivenBack
 
 
 def decide(message: Message, error: BaseException, *, policy: Retry, attempt: int, rng: Random) -> Outcome:

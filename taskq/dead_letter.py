@@ -1,0 +1,145 @@
+"""Dead letters on the wire: what failed for good, why, and the message as it came.
+
+Workers write them to the dead-letter exchange; the keeper reads them into the archive. What the
+broker itself dead-lettered arrives bare, and is read by its `x-death` header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgpack
+
+from taskq.clock import from_ms, to_ms
+from taskq.errors import InvalidMessage
+from taskq.message import Message, decode
+from taskq.outcome import Failure
+from taskq.store.base import DeadLetter
+
+CONTENT_TYPE = "application/x-taskq-dead"
+
+
+def letter_id(message_id: str, hop: int, died_at: datetime, body: bytes) -> str:
+    """The id of an archive entry: `<ms>-<hash>`; the same death gives the same id, however often it is told."""
+    seed = f"{message_id}/{hop}/{to_ms(died_at)}".encode() if message_id else body
+    return f"{to_ms(died_at)}-{hashlib.blake2b(seed, digest_size=6).hexdigest()}"
+
+
+def of_message(
+    message: Message, *, reason: str, attempts: int, failure: Failure | None, worker: str, died_at: datetime
+) -> DeadLetter:
+    """The dead letter of a message of ours."""
+    body = message.encode()
+    return DeadLetter(
+        id=letter_id(message.id, message.hop, died_at, body),
+        message_id=message.id,
+        queue=message.queue,
+        task=message.task,
+        reason=reason,
+        attempts=attempts,
+        failure=failure,
+        worker=worker,
+        died_at=died_at,
+        body=body,
+        content_type="application/x-taskq",
+        message=message,
+    )
+
+
+def of_bytes(
+    body: bytes, content_type: str | None, *, queue: str, reason: str, failure: Failure | None, worker: str | None,
+    died_at: datetime, message_id: str = "",
+) -> DeadLetter:  # fmt: skip
+    """The dead letter of bytes that are no message of ours."""
+    return DeadLetter(
+        id=letter_id("", 0, died_at, body),
+        message_id=message_id,
+        queue=queue,
+        task="",
+        reason=reason,
+        attempts=0,
+        failure=failure,
+        worker=worker,
+        died_at=died_at,
+        body=body,
+        content_type=content_type,
+    )
+
+
+def encode(letter: DeadLetter) -> bytes:
+    """The wire form."""
+    failure = letter.failure
+    return msgpack.packb(  # type: ignore[no-any-return]
+        {
+            "v": 1,
+            "id": letter.id,
+            "message_id": letter.message_id,
+            "queue": letter.queue,
+            "task": letter.task,
+            "reason": letter.reason,
+            "attempts": letter.attempts,
+            "failure": [failure.type, failure.message, failure.traceback] if failure else None,
+            "worker": letter.worker,
+            "at": to_ms(letter.died_at),
+            "body": letter.body,
+            "type": letter.content_type,
+        },
+        unicode_errors="surrogatepass",
+    )
+
+
+def read(
+    body: bytes, content_type: str | None, headers: Mapping[str, Any], *, message_id: str | None, now: datetime
+) -> DeadLetter:
+    """The dead letter of a delivery from the dead-letter queue, whoever sent it."""
+    if content_type == CONTENT_TYPE:
+        try:
+            return _decode(body)
+        except (ValueError, TypeError, KeyError, AttributeError, msgpack.exceptions.UnpackException, OSError) as error:
+            failure = Failure(type(error).__name__, str(error)[:400])
+            return of_bytes(
+                body, content_type, queue="", reason="invalid-message", failure=failure, worker=None, died_at=now
+            )
+    reason, queue = _death(headers)
+    try:
+        message = decode(body, content_type)
+    except InvalidMessage as error:
+        failure = Failure("InvalidMessage", str(error)[:400])
+        return of_bytes(
+            body, content_type, queue=queue, reason=reason, failure=failure, worker=None, died_at=now,
+            message_id=message_id or "",
+        )  # fmt: skip
+    return of_message(message, reason=reason, attempts=message.attempt, failure=None, worker="", died_at=now)
+
+
+def _decode(body: bytes) -> DeadLetter:
+    wire = msgpack.unpackb(body, unicode_errors="surrogatepass")
+    try:
+        message = decode(wire["body"], wire["type"])
+    except InvalidMessage:
+        message = None
+    return DeadLetter(
+        id=wire["id"],
+        message_id=wire["message_id"],
+        queue=wire["queue"],
+        task=wire["task"],
+        reason=wire["reason"],
+        attempts=wire["attempts"],
+        failure=Failure(*wire["failure"]) if wire["failure"] else None,
+        worker=wire["worker"],
+        died_at=from_ms(wire["at"]),
+        body=wire["body"],
+        content_type=wire["type"],
+        message=message,
+    )
+
+
+def _death(headers: Mapping[str, Any]) -> tuple[str, str]:
+    """Why and where from the broker dead-lettered it."""
+    deaths = headers.get("x-death")
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
+        return f"broker-{deaths[0].get('reason', 'unknown')}", str(deaths[0].get("queue", ""))
+    return "broker", str(headers.get("x-first-death-queue", ""))

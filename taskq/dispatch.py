@@ -1,0 +1,112 @@
+"""From a message to its broker queue: one place that routes, publishes, and mends a missing route.
+
+Used by the app, the worker and the keeper. A queue that is not there is made from the store's
+row, which is the authority; the store is opened for that only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from taskq.broker.base import DEAD, WAITING, Broker, BrokerQueue, Kind, Outgoing
+from taskq.errors import QueueMissing, TaskqError
+from taskq.message import CONTENT_TYPE, Message, decode
+from taskq.queue import Queue, QueueRecord, lane_of
+from taskq.store.base import OutboxRow, Store
+
+
+def broker_queues(record: QueueRecord) -> list[BrokerQueue]:
+    """The broker queues that hold the messages of a logical queue: one, or its lanes."""
+    if record.partitions is not None:
+        return [BrokerQueue(Kind.LANE, record.name, index, ordered=True) for index in range(record.partitions)]
+    return [task_queue(record.name, record)]
+
+
+def task_queue(name: str, record: QueueRecord | None = None) -> BrokerQueue:
+    """The broker queue of an unpartitioned logical queue."""
+    if record is None:
+        return BrokerQueue(Kind.TASK, name)
+    return BrokerQueue(Kind.TASK, name, ordered=record.born_fifo, priorities=record.born_priorities)
+
+
+class Dispatcher:
+    """Publishes messages where they belong."""
+
+    def __init__(self, *, broker: Broker, open_store: Callable[[], Awaitable[Store]]) -> None:
+        self._broker = broker
+        self._open_store = open_store
+
+    async def send(self, message: Message, queue: Queue | QueueRecord | None = None) -> None:
+        """Publish to the message's queue, or to the waiting room if it may not run yet.
+
+        Args:
+            queue: what is known of the message's queue; None: only its name.
+
+        Raises:
+            PublishUnconfirmed, BrokerUnavailable: as `Broker.publish`.
+        """
+        outgoing = self.outgoing(message, queue)
+        try:
+            await self._broker.publish(outgoing)
+        except QueueMissing:
+            await self._broker.publish(await self._mended(message, queue))
+
+    async def send_many(
+        self, messages: Sequence[tuple[Message, Queue | QueueRecord | None]]
+    ) -> list[TaskqError | None]:
+        """Publish all, waiting for the confirms together; for each None or its error."""
+        results = await self._broker.publish_many([self.outgoing(message, queue) for message, queue in messages])
+        for index, result in enumerate(results):
+            if isinstance(result, QueueMissing):
+                message, queue = messages[index]
+                try:
+                    await self._broker.publish(await self._mended(message, queue))
+                    results[index] = None
+                except TaskqError as error:
+                    results[index] = error
+        return results
+
+    async def send_row(self, row: OutboxRow) -> None:
+        """Publish an outbox row."""
+        target = {"dead": DEAD, "waiting": WAITING}.get(row.target)
+        if target is None:
+            await self.send(decode(row.body, row.content_type))
+            return
+        outgoing = Outgoing(target, row.body, row.message_id, row.content_type)
+        try:
+            await self._broker.publish(outgoing)
+        except QueueMissing:
+            await self._broker.declare_base((await self._open_store()).id)
+            await self._broker.publish(outgoing)
+
+    def outgoing(self, message: Message, queue: Queue | QueueRecord | None) -> Outgoing:
+        """Where the message goes, as far as is known without asking the store."""
+        if message.not_before is not None:
+            return Outgoing(WAITING, message.encode(), message.id, CONTENT_TYPE)
+        partitions = queue.partitions if queue is not None else None
+        if partitions is not None and message.key is not None:
+            to = BrokerQueue(Kind.LANE, message.queue, lane_of(message.key, partitions), ordered=True)
+        else:
+            to = BrokerQueue(Kind.TASK, message.queue)
+        return Outgoing(to, message.encode(), message.id, CONTENT_TYPE, message.priority)
+
+    async def _mended(self, message: Message, queue: Queue | QueueRecord | None) -> Outgoing:
+        """Declare what the message needs from the queue's row, made if there is none; where it goes then."""
+        store = await self._open_store()
+        await self._broker.declare_base(store.id)
+        if isinstance(queue, Queue):
+            record = await store.ensure_queue(queue, origin="code" if limits(queue) else "name")
+        else:
+            record = await store.ensure_queue(Queue(message.queue), origin="name")
+        for broker_queue in broker_queues(record):
+            await self._broker.declare(broker_queue)
+        if record.partitions is not None and message.key is None:
+            # A message without a key, sent by name to a partitioned queue: its id decides, nothing is lost.
+            message = replace(message, key=message.id)
+        return self.outgoing(message, record)
+
+
+def limits(queue: Queue) -> bool:
+    """Whether a Queue says anything beyond its name."""
+    return queue != Queue(queue.name)

@@ -1,0 +1,138 @@
+"""Out of the waiting room: what is due is published onto its queue, and publishes that others left undone are done.
+
+The loop sleeps until the next due instant: it knows it from its own bookings, from what workers
+tell, and from a look every few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from taskq import dead_letter
+from taskq.broker.base import DEAD, Broker, Outgoing
+from taskq.clock import Clock, to_ms
+from taskq.dispatch import Dispatcher
+from taskq.errors import BrokerUnavailable, StoreUnavailable, TaskqError
+from taskq.message import Message
+from taskq.outcome import Failure
+from taskq.queue import QueueRecord
+from taskq.store.base import OutboxRow, Store, WaitingRow
+
+logger = logging.getLogger("taskq.keeper")
+
+BATCH = 500
+LEASE = 30.0  # seconds that a claimed row belongs to this leader
+LOOK_EVERY = 2.5  # seconds: idle costs less than one query a second
+OUTBOX_EVERY = 2.5  # seconds between looks for publishes left undone
+KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
+
+
+class Release:
+    """See the module."""
+
+    def __init__(self, *, broker: Broker, store: Store, dispatcher: Dispatcher, clock: Clock) -> None:
+        self._broker = broker
+        self._store = store
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._next_ms: float = 0
+        self._sooner = asyncio.Event()
+        self._offset_ms = 0  # the store's clock less ours
+        self._records: dict[str, tuple[float, QueueRecord | None]] = {}
+        self._outbox_at = 0.0
+
+    def due(self, due_ms: int) -> None:
+        """Something is due then: look no later."""
+        if due_ms < self._next_ms:
+            self._next_ms = due_ms
+            self._sooner.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._offset_ms = to_ms(await self._store.now()) - to_ms(self._clock.now())
+        while True:
+            if not await self._round():
+                await self._sleep()
+
+    async def _round(self) -> bool:
+        """Publish a batch; False if there was nothing."""
+        self._next_ms = float("inf")
+        rows = await self._store.claim_due(BATCH, LEASE)
+        if rows:
+            await self._publish(rows)
+        outbox: list[OutboxRow] = []
+        if self._clock.monotonic() >= self._outbox_at:
+            outbox = await self._store.claim_outbox(BATCH, LEASE)
+            await self._repair(outbox)
+            if not outbox:
+                self._outbox_at = self._clock.monotonic() + OUTBOX_EVERY
+        return bool(rows or outbox)
+
+    async def _sleep(self) -> None:
+        """Until the next due instant, or until somebody tells of an earlier one."""
+        due = await self._store.next_due()
+        if due is not None:
+            self._next_ms = min(self._next_ms, to_ms(due))
+        while True:
+            self._sooner.clear()
+            wait = (self._next_ms - self._now_ms()) / 1000
+            try:
+                async with asyncio.timeout(min(max(wait, 0.0), LOOK_EVERY)):
+                    await self._sooner.wait()
+            except TimeoutError:
+                return
+
+    def _now_ms(self) -> int:
+        return to_ms(self._clock.now()) + self._offset_ms
+
+    async def _publish(self, rows: Sequence[WaitingRow]) -> None:
+        copies: list[tuple[Message, QueueRecord | None]] = []
+        for row in rows:
+            record = await self._record(row.message.queue) if row.message.key is not None else None
+            copies.append((row.message.released(), record))
+        results = await self._dispatcher.send_many(copies)
+        released = []
+        for row, error in zip(rows, results, strict=True):
+            if error is not None and not await self._answer(row, error):
+                continue
+            released.append((row.message.id, row.message.hop))
+        await self._store.released(released)
+
+    async def _record(self, name: str) -> QueueRecord | None:
+        now = self._clock.monotonic()
+        known = self._records.get(name)
+        if known is None or now - known[0] > KNOWN_FOR:
+            known = (now, await self._store.get_queue(name))
+            self._records[name] = known
+        return known[1]
+
+    async def _answer(self, row: WaitingRow, error: TaskqError) -> bool:
+        """True: the row is dealt with. What cannot be routed is dead-lettered alone; the rest keeps its row."""
+        if isinstance(error, BrokerUnavailable | StoreUnavailable):
+            logger.warning("releasing %s: %s; again in %g s", row.message.id, error, LEASE)
+            return False
+        logger.error("message %s cannot be routed to queue %r: %s", row.message.id, row.message.queue, error)
+        letter = dead_letter.of_message(
+            row.message,
+            reason="unroutable",
+            attempts=row.message.attempt - 1,
+            failure=Failure.of(error),
+            worker="",
+            died_at=self._clock.now(),
+        )
+        body = dead_letter.encode(letter)
+        await self._broker.publish(Outgoing(DEAD, body, letter.message_id, dead_letter.CONTENT_TYPE))
+        return True
+
+    async def _repair(self, rows: Sequence[OutboxRow]) -> None:
+        done = []
+        for row in rows:
+            try:
+                await self._dispatcher.send_row(row)
+            except TaskqError as error:
+                logger.warning("publishing %s: %s; again in %g s", row.id, error, LEASE)
+            else:
+                done.append(row.id)
+        await self._store.published(done)

@@ -1,0 +1,85 @@
+"""Group commit: whatever is submitted while one call runs goes into the next; no timer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from taskq.clock import Clock
+from taskq.errors import StoreUnavailable
+
+logger = logging.getLogger("taskq.worker")
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+MOST = 500  # of one call: bounds the length of a transaction
+RETRY_FIRST = 0.05  # seconds
+RETRY_MOST = 2.0
+
+
+class Group(Generic[T, U]):
+    """Calls `work` with everything submitted since the last call, and hands each its own result.
+
+    A store that does not answer stops it, and loses nothing: the same call is repeated until it works.
+    """
+
+    def __init__(self, work: Callable[[list[T]], Awaitable[list[U]]], *, clock: Clock, what: str) -> None:
+        self._work = work
+        self._clock = clock
+        self._what = what
+        self._pending: list[tuple[T, Callable[[U], None]]] = []
+        self._filled = asyncio.Event()
+        self._busy = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.failing_since: float | None = None
+
+    def submit(self, item: T, then: Callable[[U], None]) -> None:
+        """Have the item worked on; `then` is called with its result, in the loop."""
+        self._pending.append((item, then))
+        self._filled.set()
+        self._idle.clear()
+
+    async def call(self, item: T) -> U:
+        """Have the item worked on, and wait for its result."""
+        future: asyncio.Future[U] = asyncio.get_running_loop().create_future()
+        self.submit(item, lambda result: None if future.done() else future.set_result(result))
+        return await future
+
+    async def drained(self) -> None:
+        """Return once nothing is pending."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._filled.wait()
+            batch, self._pending = self._pending[:MOST], self._pending[MOST:]
+            if not self._pending:
+                self._filled.clear()
+            results = await self._insist([item for item, _ in batch])
+            for (_, then), result in zip(batch, results, strict=True):
+                then(result)
+            if not self._pending:
+                self._idle.set()
+
+    async def _insist(self, items: list[T]) -> list[U]:
+        pause = RETRY_FIRST
+        while True:
+            try:
+                results = await self._work(items)
+            except StoreUnavailable as error:
+                if self.failing_since is None:
+                    self.failing_since = self._clock.monotonic()
+                    logger.warning("%s: %s; trying again until it works", self._what, error)
+                await self._clock.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, RETRY_MOST)
+            else:
+                if self.failing_since is not None:
+                    logger.info("%s: works again", self._what)
+                self.failing_since = None
+                return results

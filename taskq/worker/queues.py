@@ -1,0 +1,195 @@
+"""One logical queue in one worker: its units, as many and of the kind that its row asks for, and its rate gate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from taskq.broker.base import BrokerQueue, Kind
+from taskq.dispatch import broker_queues, task_queue
+from taskq.errors import TaskqError
+from taskq.queue import QueueRecord, RateLimit
+from taskq.store.base import Permits, Store
+from taskq.worker.group import Group
+from taskq.worker.units import FifoUnit, Host, OpenUnit, SlotUnit, Unit
+
+logger = logging.getLogger("taskq.worker")
+
+RATE_SLACK = 0.02  # seconds between the stamp of a start and the start itself that the window allows for
+
+
+class QueueServer:
+    """See the module. `spawn` runs a coroutine for as long as the worker lives."""
+
+    def __init__(
+        self,
+        record: QueueRecord,
+        *,
+        host: Host,
+        store: Store,
+        spawn: Callable[..., None],
+        shared: Callable[[str], bool],
+    ) -> None:
+        self.record = record
+        self.units: list[Unit] = []
+        self.closing: list[Unit] = []
+        self.stopping = False
+        self._host = host
+        self._store = store
+        self._spawn = spawn
+        self._shared = shared
+        self._applying = asyncio.Lock()
+        self.gate = RateGate(store, host, on_open=self.pump)
+
+    @property
+    def paused(self) -> bool:
+        return self.record.paused
+
+    def shared(self) -> bool:
+        """Whether other workers serve this queue too."""
+        return self._shared(self.record.name)
+
+    def gate_open(self) -> bool:
+        """Whether the queue's rate lets anything start now."""
+        return self.record.rate_limit is None or self.gate.open
+
+    def pump(self) -> None:
+        for unit in self.units:
+            unit.pump()
+            unit.changed.set()
+
+    # -- units ------------------------------------------------------------------------------
+
+    async def apply(self, record: QueueRecord) -> None:
+        """Make the units what the record asks for."""
+        async with self._applying:
+            if record.version < self.record.version or self.stopping:
+                return
+            self.record = record
+            kind = self._kind()
+            if self.units and not isinstance(self.units[0], kind):
+                await self._retire(list(self.units))
+            if kind is SlotUnit:
+                await self._slots(record.parallelism or 1)
+            elif not self.units:
+                for queue in broker_queues(record):
+                    await self._host.broker.declare(queue)
+                    self._add(kind(queue, self, self._host))
+            for unit in self.units:
+                unit.changed.set()
+            self.pump()
+
+    def _kind(self) -> type[Unit]:
+        if self.record.born_fifo or self.record.partitions is not None:
+            return FifoUnit
+        return OpenUnit if self.record.parallelism is None else SlotUnit
+
+    async def _slots(self, wanted: int) -> None:
+        queue = task_queue(self.record.name, self.record)
+        await self._host.broker.declare(queue)
+        present = {unit.slot.index: unit for unit in self.units if isinstance(unit, SlotUnit) and not unit.gone}
+        for index in range(wanted):
+            if index not in present:
+                slot = BrokerQueue(Kind.SLOT, self.record.name, index, ordered=True)
+                await self._host.broker.declare(slot)
+                self._add(SlotUnit(slot, queue, self, self._host, self.rebalance))
+        for index, unit in present.items():
+            if index >= wanted:
+                # Its holder, here or elsewhere, settles what it runs and lets go.
+                await self._host.broker.delete(unit.slot)
+                unit.gone = True
+                self._let_go(unit)
+        self.rebalance()
+
+    def rebalance(self) -> None:
+        """Hold no more slots than this process may run, and stand in line for none beyond that."""
+        slots = [unit for unit in self.units if isinstance(unit, SlotUnit)]
+        most = min(self.record.worker_parallelism or len(slots), self._host.places.capacity)
+        holding = [unit for unit in slots if unit.holding]
+        for unit in slots:
+            excess = len(holding) >= most and (not unit.holding or unit in holding[most:])
+            if excess != unit.excess:
+                unit.excess = excess
+                unit.changed.set()
+
+    def _add(self, unit: Unit) -> None:
+        self.units.append(unit)
+        self._spawn(self._live, unit)
+
+    async def _live(self, unit: Unit) -> None:
+        await unit.run()
+        if unit in self.units:
+            self.units.remove(unit)
+        if unit in self.closing:
+            self.closing.remove(unit)
+
+    def _let_go(self, unit: Unit) -> None:
+        self.units.remove(unit)
+        self.closing.append(unit)
+        unit.stop()
+
+    async def _retire(self, units: list[Unit]) -> None:
+        for unit in units:
+            self._let_go(unit)
+        for unit in units:
+            await unit.ended.wait()
+
+    def stop(self) -> None:
+        """Take nothing new."""
+        self.stopping = True
+        for unit in self.units:
+            unit.stop()
+
+    async def stopped(self) -> None:
+        """Return once all units have ended."""
+        for unit in [*self.units, *self.closing]:
+            await unit.ended.wait()
+
+
+class RateGate:
+    """A queue's rolling window, asked for in groups; closed until the window names the next start."""
+
+    def __init__(self, store: Store, host: Host, *, on_open: Callable[[], None]) -> None:
+        self.open = True
+        self._store = store
+        self._host = host
+        self._on_open = on_open
+        self._queue = ""
+        self._rate = RateLimit(1)
+        self._group: Group[float, bool] | None = None
+
+    async def take(self, queue: str, rate: RateLimit, spawn: Callable[..., None]) -> bool:
+        """Whether the caller may start now; if not, the gate is closed for as long as the window says."""
+        self._queue, self._rate = queue, rate
+        if self._group is None:
+            self._group = Group(self._ask, clock=self._host.clock, what=f"asking for the rate of {queue}")
+            spawn(self._group.run)
+        asked = self._host.clock.monotonic()
+        granted = await self._group.call(asked)
+        if granted and self._host.clock.monotonic() - asked > slack(rate):
+            # It starts later than its stamp by more than the window allows for: it counts from now.
+            spawn(self._restamp, queue)
+        return granted
+
+    async def _restamp(self, queue: str) -> None:
+        try:
+            await self._store.restamp(queue, 1)
+        except TaskqError as error:
+            logger.warning("rate of queue %s: %s", queue, error)
+
+    async def _ask(self, asked: list[float]) -> list[bool]:
+        permits: Permits = await self._store.take_starts(self._queue, len(asked), self._rate, slack(self._rate))
+        if permits.granted < len(asked):
+            self.open = False
+            asyncio.get_running_loop().call_later(max(permits.retry_in, 0.001), self._reopen)
+        return [index < permits.granted for index in range(len(asked))]
+
+    def _reopen(self) -> None:
+        self.open = True
+        self._on_open()
+
+
+def slack(rate: RateLimit) -> float:
+    """The part of a second by which a start may follow its stamp, for this rate."""
+    return min(RATE_SLACK, rate.per * 0.02)

@@ -1,0 +1,423 @@
+"""The parts of a queue that one worker consumes: an open queue, a FIFO queue or lane, a slot of a limited queue.
+
+A unit turns deliveries into runs and starts them as order, limits and places allow. Its `run`
+loop makes its subscriptions what they should be: nobody else opens or closes them. A channel
+that holds ordered or limited work is closed only once its run has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from taskq.broker.base import Broker, BrokerQueue, Delivery, Loss, Subscription
+from taskq.clock import Clock
+from taskq.errors import TaskqError
+from taskq.worker.run import Abort, Places, Run
+
+if TYPE_CHECKING:
+    from taskq.worker.queues import QueueServer
+
+logger = logging.getLogger("taskq.worker")
+
+FAST = 0.005  # seconds: tasks that are quicker on average are fetched ahead
+FAST_PREFETCH = 200
+MEASURED = 20  # runs before the average counts
+HELD_MOST = 1.0  # seconds that a message waits here for a place while another worker might have one
+RETRY_SUBSCRIBE = 1.0  # seconds
+
+
+class Host(Protocol):
+    """What a unit needs of its worker."""
+
+    broker: Broker
+    clock: Clock
+    places: Places
+
+    def accept(self, delivery: Delivery, unit: Unit) -> Run | None:
+        """The run of a delivery; None if it needs none (a duplicate, no message of ours)."""
+        ...
+
+    def start(self, run: Run) -> None:
+        """Begin the run; its place is taken."""
+        ...
+
+    def forget(self, run: Run) -> None:
+        """The run's delivery has become invalid before it started."""
+        ...
+
+    def recycle(self, why: str) -> None:
+        """This process should be replaced soon."""
+        ...
+
+
+class Unit:
+    """What the three kinds share."""
+
+    ordered = True
+    in_place = False
+
+    def __init__(self, queue: BrokerQueue, server: QueueServer, host: Host) -> None:
+        self.queue = queue
+        self.server = server
+        self.host = host
+        self.buffer: deque[Run] = deque()
+        self.held: set[Run] = set()  # from start to acknowledgement
+        self.executing = 0
+        self.active = False  # a delivery (or token) came since it last subscribed
+        self.stopping = False
+        self.stepping = False  # to the end of the line
+        self.ended = asyncio.Event()
+        self.changed = asyncio.Event()
+        self.changed.set()
+        self.subscription: Subscription | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.queue.name}.{self.queue.index}>"
+
+    # -- deliveries -> runs -----------------------------------------------------------------
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """The broker's next message."""
+        self.active = True
+        run = self.host.accept(delivery, self)
+        if run is not None:
+            self.buffer.append(run)
+            self.pump()
+
+    def pump(self) -> None:
+        """Start what may start."""
+        while self.buffer and self.host.places.free > 0 and self.may_start():
+            run = self.buffer.popleft()
+            self.host.places.take()
+            self.executing += 1
+            self.held.add(run)
+            self.host.start(run)
+
+    def may_start(self) -> bool:
+        """Whether order and limits let one more begin here."""
+        return self.wanted and self.server.gate_open() and self.executing < self.most()
+
+    def most(self) -> int:
+        """How many may execute here at once."""
+        return 1
+
+    def put_back(self, run: Run) -> None:
+        """The run could not begin yet (its rate window is full): first in line again."""
+        self.executing -= 1
+        self.held.discard(run)
+        self.buffer.appendleft(run)
+
+    def executed(self, run: Run, seconds: float) -> None:
+        """The user's code has ended; its place is free."""
+        self.executing -= 1
+
+    def finished(self, run: Run) -> None:
+        """Acknowledged or let go: nothing of it is left here."""
+        self.held.discard(run)
+        self.changed.set()
+        self.pump()
+
+    def lend(self, places: int) -> None:
+        """A run waits for a handle (+1), or has stopped waiting (-1)."""
+
+    def abandon(self, run: Run, ended: asyncio.Event) -> None:
+        """Its thread goes on after its time limit: only a new process brings the place back."""
+        self.host.recycle(f"a thread of task {run.message.task!r} went on after its time limit")
+
+    # -- subscriptions ----------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> bool:
+        """Whether this unit should consume now."""
+        return not (self.stopping or self.stepping or self.server.paused)
+
+    def stop(self) -> None:
+        """Take nothing new; `ended` is set once all that is here is settled and the channels are closed."""
+        self.stopping = True
+        self.release_waiting()
+        self.changed.set()
+
+    def step_back(self) -> None:
+        """Hand over, after the current message settles, and subscribe again at the end of the line."""
+        self.stepping = True
+        self.release_waiting()
+        self.changed.set()
+
+    def release_waiting(self) -> None:
+        """Let go of heads that wait in place: their row knows when they may run."""
+        for run in self.held:
+            if run.wake is not None:
+                run.abort_with(Abort.SHUTDOWN)
+
+    def on_loss(self, loss: Loss) -> None:
+        """The channel is gone, and with it every delivery in hand."""
+        self.active = False
+        for run in self.buffer:
+            self.host.forget(run)
+        self.buffer.clear()
+        if self.ordered and loss is Loss.CONNECTION:
+            # Somebody else may have the head, or the slot, in a moment: order and limits come first.
+            for run in self.held:
+                run.abort_with(Abort.LOST)
+        self.changed.set()
+
+    async def run(self) -> None:
+        """Keep the subscriptions as they should be, until stopped and done."""
+        while not self.ended.is_set():
+            await self.changed.wait()
+            self.changed.clear()
+            try:
+                await self.reconcile()
+            except TaskqError as error:
+                logger.warning("consuming %r: %s", self, error)
+                asyncio.get_running_loop().call_later(RETRY_SUBSCRIBE, self.changed.set)
+            if self.stopping and not self.held and self.subscription is None and self.closed():
+                self.ended.set()
+            self.pump()
+
+    async def reconcile(self) -> None:
+        """One step towards what should be."""
+        raise NotImplementedError
+
+    def closed(self) -> bool:
+        """Nothing but `subscription` is open."""
+        return True
+
+    def tick(self, now: float) -> None:
+        """Called a few times a second."""
+
+    async def _close(self) -> None:
+        subscription, self.subscription = self.subscription, None
+        if subscription is not None:
+            await subscription.close()
+        self.drop_buffer()
+        self.active = False
+
+    def drop_buffer(self) -> None:
+        """Forget what had not started: the broker has it again."""
+        for run in self.buffer:
+            self.host.forget(run)
+        self.buffer.clear()
+
+    def oldest_wait(self, now: float) -> float:
+        """Seconds that the first message in line has waited here."""
+        return now - self.buffer[0].received if self.buffer else 0.0
+
+
+class OpenUnit(Unit):
+    """An open queue: competing consumers, as many runs as the worker has places."""
+
+    ordered = False
+
+    def __init__(self, queue: BrokerQueue, server: QueueServer, host: Host) -> None:
+        super().__init__(queue, server, host)
+        self.prefetch = 0
+        self.lent = 0
+        self.crowded = False
+        self._average: float | None = None
+        self._measured = 0
+
+    def most(self) -> int:
+        return self.server.record.worker_parallelism or self.host.places.capacity
+
+    def target(self) -> int:
+        """The prefetch that is right now: places, or more while tasks take a few milliseconds; 0 is none."""
+        if not self.wanted or self.crowded:
+            return 0
+        base = min(self.most(), self.host.places.capacity) + self.lent
+        limited = self.server.record.rate_limit is not None or self.server.record.worker_parallelism is not None
+        fast = self._average is not None and self._average < FAST and self._measured >= MEASURED
+        return max(base, FAST_PREFETCH) if fast and not limited else base
+
+    def executed(self, run: Run, seconds: float) -> None:
+        self.executing -= 1
+        self._measured += 1
+        self._average = seconds if self._average is None else self._average + 0.05 * (seconds - self._average)
+
+    def lend(self, places: int) -> None:
+        self.lent += places
+        self.executing -= places
+        if self.lent * places > 0:
+            self.changed.set()  # more prefetch is needed at once, less can wait for the next tick
+        self.pump()
+
+    def tick(self, now: float) -> None:
+        if self.crowded and self.host.places.free > 0 and self.server.gate_open():
+            self.crowded = False
+        elif self.oldest_wait(now) > HELD_MOST:
+            self.crowded = True
+            self._average = None
+            self._measured = 0
+        if self.target() != self.prefetch:
+            self.changed.set()
+
+    def pump(self) -> None:
+        super().pump()
+        if self.crowded and not self.buffer and self.host.places.free > 0 and self.server.gate_open():
+            self.crowded = False
+            self.changed.set()
+
+    async def reconcile(self) -> None:
+        want = self.target()
+        if self.subscription is None and want:
+            self.subscription = await self.host.broker.subscribe(
+                self.queue, self.on_delivery, prefetch=want, on_loss=self.on_loss
+            )
+            self.prefetch = want
+        elif self.subscription is not None and want != self.prefetch:
+            await self.subscription.resize(want)
+            self.prefetch = want
+        if want == 0 and self.subscription is not None:
+            self._give_back_buffer()
+            if not self.held and (self.stopping or self.server.paused):
+                await self._close()
+                self.prefetch = 0
+
+    def _give_back_buffer(self) -> None:
+        while self.buffer:
+            run = self.buffer.pop()
+            self.host.forget(run)
+            run.delivery.give_back()
+
+
+class FifoUnit(Unit):
+    """A FIFO queue or lane: the head runs, waits for its retries in place, and then the next.
+
+    A queue that was born FIFO and has been given more parallelism runs that many at a time here,
+    on its one active consumer.
+    """
+
+    in_place = True
+
+    def __init__(self, queue: BrokerQueue, server: QueueServer, host: Host) -> None:
+        super().__init__(queue, server, host)
+        self.prefetch = 0
+
+    def most(self) -> int:
+        if self.server.record.partitions is not None:
+            return 1
+        return self.server.record.parallelism or self.host.places.capacity
+
+    def tick(self, now: float) -> None:
+        if self.oldest_wait(now) > HELD_MOST and not self.held and self.server.gate_open() and self.server.shared():
+            self.step_back()
+        if self.subscription is not None and self.prefetch != self.most():
+            self.step_back()
+
+    def abandon(self, run: Run, ended: asyncio.Event) -> None:
+        super().abandon(run, ended)
+        self.stopping = True  # the next head must not start beside a thread that still runs
+
+    async def reconcile(self) -> None:
+        if self.wanted and self.subscription is None:
+            self.prefetch = self.most()
+            self.subscription = await self.host.broker.subscribe(
+                self.queue, self.on_delivery, prefetch=self.prefetch, on_loss=self.on_loss
+            )
+        elif not self.wanted:
+            if self.server.paused:
+                self.release_waiting()
+            if not self.held:
+                await self._close()
+                if self.stepping:
+                    self.stepping = False
+                    self.changed.set()
+
+
+class SlotUnit(Unit):
+    """One slot of a limited queue: who holds its token may run one message at a time."""
+
+    def __init__(
+        self, slot: BrokerQueue, queue: BrokerQueue, server: QueueServer, host: Host, on_holding: Callable[[], None]
+    ) -> None:
+        super().__init__(queue, server, host)
+        self.slot = slot
+        self.holding = False
+        self.excess = False
+        self.gone = False
+        self._token: Subscription | None = None
+        self._on_holding = on_holding
+
+    def __repr__(self) -> str:
+        return f"<SlotUnit {self.slot.name}.{self.slot.index}>"
+
+    @property
+    def in_place(self) -> bool:  # type: ignore[override]
+        return self.server.record.retry_in_place
+
+    @property
+    def wanted(self) -> bool:
+        return super().wanted and not self.excess and not self.gone
+
+    def closed(self) -> bool:
+        return self._token is None
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        run = self.host.accept(delivery, self)
+        if run is not None:
+            self.buffer.append(run)
+            self.pump()
+
+    def may_start(self) -> bool:
+        return self.holding and super().may_start()
+
+    def tick(self, now: float) -> None:
+        if self.oldest_wait(now) > HELD_MOST and not self.held and self.server.gate_open() and self.server.shared():
+            self.step_back()
+
+    def abandon(self, run: Run, ended: asyncio.Event) -> None:
+        super().abandon(run, ended)
+        self.stopping = True
+
+    def on_token(self, delivery: Delivery) -> None:
+        """The token: kept, unacknowledged, for as long as the slot is held."""
+        self.holding = self.active = True
+        self.changed.set()
+        self._on_holding()
+
+    def on_token_loss(self, loss: Loss) -> None:
+        self.holding = self.active = False
+        if loss is Loss.DELETED:
+            self.gone = True  # what runs settles first: the limit was lowered, nobody else takes this slot
+        else:
+            for run in self.held:
+                run.abort_with(Abort.LOST)
+        self.changed.set()
+        self._on_holding()
+
+    async def reconcile(self) -> None:
+        if self.wanted and self._token is None:
+            self._token = await self.host.broker.subscribe(
+                self.slot, self.on_token, prefetch=1, on_loss=self.on_token_loss, redeclare=False
+            )
+        if self.wanted and self.holding and self.subscription is None:
+            if await self._alone():
+                self.subscription = await self.host.broker.subscribe(
+                    self.queue, self.on_delivery, prefetch=1, on_loss=self.on_loss
+                )
+            else:
+                asyncio.get_running_loop().call_later(0.05, self.changed.set)
+        if not (self.wanted and self.holding) and not self.held and self.subscription is not None:
+            await self._close()
+            self.active = self.holding
+        if not self.wanted and not self.held and self._token is not None and self.subscription is None:
+            token, self._token = self._token, None
+            await token.close()
+            self.holding = self.active = False
+            self._on_holding()
+            if self.stepping:
+                self.stepping = False
+                self.changed.set()
+        if self.gone and self._token is None and self.subscription is None:
+            self.stopping = True
+
+    async def _alone(self) -> bool:
+        """With one slot the order of the queue is kept: the new holder waits until the last one has let go."""
+        if self.server.record.parallelism != 1:
+            return True
+        depth = await self.host.broker.depth(self.queue)
+        return depth is None or depth.consumers == 0
