@@ -7,6 +7,7 @@ are declared on every version from the first day. None of it is deprecated on an
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,14 +165,9 @@ def _classic_priorities(names: Names, facts: BrokerFacts) -> dict[str, Any]:
 
 
 def facts_of(product: str, version: str) -> BrokerFacts:
-    """What follows from the version that a server gives, such as "3.10.8"; unknown parts end it."""
-    numbers: list[int] = []
-    for part in version.split("."):
-        digits = part.split("-")[0].split("+")[0]
-        if not digits.isdigit():
-            break
-        numbers.append(int(digits))
-    known = tuple(numbers)
+    """What follows from the version that a server gives, such as "3.10.8" or "4.3.0-rc.1"."""
+    found = re.match(r"\d+(\.\d+){0,2}", version)
+    known = tuple(int(part) for part in found.group().split(".")) if found else ()
     return BrokerFacts(
         product=product,
         version=known,

@@ -1,0 +1,122 @@
+"""How confirms, refusals and returns find the message that they are about."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pamqp.frame
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp import commands, header
+
+from taskq.broker.base import BrokerQueue, Kind, Outgoing
+from taskq.broker.rabbitmq import frames
+from taskq.broker.rabbitmq.publisher import Batch, ConfirmChannel, Refused
+from taskq.broker.topology import Names
+from taskq.errors import AccessRefused, PublishUnconfirmed, QueueMissing
+
+QUEUE = BrokerQueue(Kind.TASK, "emails")
+DEAD_LETTER = BrokerQueue(Kind.DEAD)
+
+
+class Bench:
+    """A confirm channel over no network, with messages published on it."""
+
+    def __init__(self, count: int) -> None:
+        lost = asyncio.get_running_loop().create_future()
+        lost.set_result("cut")
+        connection: Any = SimpleNamespace(frame_max=1000, write=lambda data: None, lost=lost)
+        amqp: Any = SimpleNamespace(number=1)
+        self.channel = ConfirmChannel(connection, amqp, Names("taskq"))
+        self.batch = Batch(count, 0.0, asyncio.get_running_loop().create_future())
+        for index in range(count):
+            to = DEAD_LETTER if index % 2 else QUEUE
+            self.channel.publish(Outgoing(to, b"x", "same id", "t"), self.batch, index)
+
+    def hear(self, frame: Any) -> None:
+        payload = pamqp.frame.marshal(frame, 1)[7:-1]
+        self.channel.method(frames._METHOD_ID.unpack_from(payload)[0], payload)
+
+    def hear_return(self, tag: int) -> None:
+        self.hear(commands.Basic.Return(312, "NO_ROUTE", "taskq.tasks", "emails"))
+        content = header.ContentHeader(0, 1, commands.Basic.Properties(correlation_id=str(tag), message_id="same id"))
+        self.channel.content(frames.HEADER, pamqp.frame.marshal(content, 1)[7:-1])
+        self.channel.content(frames.BODY, b"x")
+
+    @property
+    def kinds(self) -> list[type]:
+        return [type(outcome) for outcome in self.batch.outcomes]
+
+
+@given(
+    steps=st.lists(st.tuples(st.integers(1, 20), st.booleans(), st.booleans()), max_size=20),
+    returned=st.sets(st.integers(1, 20), max_size=4),
+)
+def test_confirms(steps: list[tuple[int, bool, bool]], returned: set[int]) -> None:
+    """Confirms and refusals, single and multiple, in any order, settle exactly the messages that they cover, once."""
+
+    async def run() -> None:
+        bench = Bench(20)
+        expected: dict[int, type] = {}
+        for tag in returned:
+            bench.hear_return(tag)
+            expected[tag] = QueueMissing
+        for tag, multiple, refused in [*steps, (20, True, False)]:
+            frame = commands.Basic.Nack(tag, multiple) if refused else commands.Basic.Ack(tag, multiple)
+            bench.hear(frame)
+            for covered in range(1, tag + 1) if multiple else [tag]:
+                expected.setdefault(covered, Refused if refused else type(None))
+        assert bench.kinds == [expected[tag] for tag in range(1, 21)]
+        assert bench.batch.done.done() and issubclass(Refused, PublishUnconfirmed)
+
+    asyncio.run(run())
+
+
+def test_lost_connection() -> None:
+    """What was not confirmed when the connection went is unconfirmed; what was confirmed stays so."""
+
+    async def run() -> None:
+        bench = Bench(3)
+        bench.hear(commands.Basic.Ack(2))
+        bench.channel.gone()
+        assert bench.kinds == [PublishUnconfirmed, type(None), PublishUnconfirmed]
+        assert bench.channel.lost.done()
+
+    asyncio.run(run())
+
+
+def test_missing_exchange() -> None:
+    """A channel that the broker closes for a missing exchange loses the messages for it, the others may have arrived."""
+
+    async def run() -> None:
+        bench = Bench(2)
+        bench.hear(commands.Channel.Close(404, "NOT_FOUND - no exchange 'taskq.tasks' in vhost '/'", 60, 40))
+        assert bench.kinds == [QueueMissing, PublishUnconfirmed]
+
+    asyncio.run(run())
+
+
+def test_refused_exchange() -> None:
+    """A missing permission is told as such."""
+
+    async def run() -> None:
+        bench = Bench(1)
+        text = "ACCESS_REFUSED - access to exchange 'taskq.tasks' in vhost '/' refused for user 'u'"
+        bench.hear(commands.Channel.Close(403, text, 60, 40))
+        assert bench.kinds == [AccessRefused]
+
+    asyncio.run(run())
+
+
+def test_expiry() -> None:
+    """At the deadline what was sent is unconfirmed, and a later confirm changes nothing."""
+
+    async def run() -> None:
+        bench = Bench(2)
+        bench.batch.expire(2, 5.0)
+        bench.hear(commands.Basic.Ack(2, True))
+        assert bench.kinds == [PublishUnconfirmed] * 2
+
+    asyncio.run(run())
