@@ -88,7 +88,7 @@ def test_lost_connection() -> None:
 
 
 def test_missing_exchange() -> None:
-    """A channel that the broker closes for a missing exchange loses the messages for it, the others may have arrived."""
+    """A channel that the broker closes for a missing exchange loses what was for it; the rest may have arrived."""
 
     async def run() -> None:
         bench = Bench(2)
