@@ -1,0 +1,163 @@
+"""Fixtures of all tests: services that are found or started once, and a room of its own for every test.
+
+`rabbitmq_url` and `postgres_url` are the servers (see `services`); `prefix` is a name nobody else
+uses on the broker, swept from it after the test; `sqlite_store_url` and `postgres_store_url` are
+stores without anything in them. `--without-services` runs what needs no server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.services import Service, services
+
+NEED_A_SERVER = frozenset({"rabbitmq_url", "postgres_url"})
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-services", action="store_true", help="leave out tests that need RabbitMQ or PostgreSQL")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--without-services"):
+        left_out = [item for item in items if NEED_A_SERVER & set(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees settings of the developer's own shell."""
+    for name in list(os.environ):
+        if name.startswith("TASKQ_") and not name.startswith(("TASKQ_TEST_", "TASKQ_BENCH_")):
+            monkeypatch.delenv(name)
+
+
+# -- services ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def _services() -> Iterator[tuple[Service, Service]]:
+    with services() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(_services: tuple[Service, Service]) -> str:
+    """A RabbitMQ that the tests may write to."""
+    return _services[0].url
+
+
+@pytest.fixture(scope="session")
+def postgres_url(_services: tuple[Service, Service]) -> str:
+    """A database of a PostgreSQL in which the tests may make schemas."""
+    return _services[1].url
+
+
+# -- a room of its own for every test -----------------------------------------------------------
+
+
+@pytest.fixture
+def stores() -> list[str]:
+    """URLs of the stores that this test was given."""
+    return []
+
+
+@pytest.fixture
+def sqlite_store_url(tmp_path: Path, stores: list[str]) -> str:
+    """A SQLite file that does not exist yet."""
+    stores.append(f"sqlite:///{tmp_path / 'taskq.db'}")
+    return stores[-1]
+
+
+@pytest.fixture
+def postgres_store_url(postgres_url: str, stores: list[str]) -> Iterator[str]:
+    """An empty schema of the PostgreSQL, dropped after the test."""
+    import psycopg
+
+    schema = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE SCHEMA "{schema}"')
+        joint = "&" if "?" in postgres_url else "?"
+        url = f"{postgres_url}{joint}options=-csearch_path%3D{schema}"
+        stores.append(url)
+        yield url
+        connection.execute("SET client_min_messages = error")
+        connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """An empty store: the test runs once on each kind."""
+    return str(request.getfixturevalue(f"{request.param}_store_url"))
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A prefix that nothing on the broker begins with; all under it is deleted after the test."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    if "rabbitmq_url" in request.fixturenames:
+        url, stores = request.getfixturevalue("rabbitmq_url"), request.getfixturevalue("stores")
+        yield name
+        _in_a_thread(_sweep_broker(url, name, stores))
+    else:
+        yield name
+
+
+def _in_a_thread(work: Coroutine[Any, Any, None]) -> None:
+    """Run it on a loop of its own: the test's loop may still stand in this thread."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(work)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+async def _sweep_broker(url: str, prefix: str, stores: list[str]) -> None:
+    """Delete what the test left on the broker: the queues that its stores know, and the fixed ones."""
+    from taskq.broker import open_broker
+    from taskq.broker.base import BrokerQueue, Kind
+    from taskq.clock import SystemClock
+    from taskq.errors import TaskqError
+    from taskq.store import open_store
+
+    names: dict[str, tuple[int, int]] = {"default": (1, 0), "keeper": (1, 0), "beat": (1, 0), "callbacks": (1, 0)}
+    for store_url in stores:
+        store = open_store(store_url)
+        with contextlib.suppress(TaskqError):  # a test may have left a store that cannot be opened
+            await store.open()
+            for record in await store.list_queues():
+                names[record.name] = (record.parallelism or 1, record.partitions or 0)
+        await store.close()
+    queues = [BrokerQueue(Kind.TASK, name) for name in names]
+    for name, (slots, lanes) in names.items():
+        queues += [BrokerQueue(Kind.SLOT, name, index) for index in range(slots)]
+        queues += [BrokerQueue(Kind.LANE, name, index) for index in range(lanes)]
+    broker = open_broker(
+        url, prefix=prefix, publish_timeout=5, connect_timeout=5, heartbeat=30, clock=SystemClock(), name="taskq tests"
+    )
+    await broker.open()
+    await broker.drop_prefix(queues)  # type: ignore[attr-defined]
+    await broker.close()
