@@ -63,7 +63,7 @@ class Wanted:
     lets_in: Callable[[str], bool]
     installed: Callable[[], object]
     package: str
-    start: Callable[[Path], RabbitNode | PostgresServer]
+    server: Callable[[Path, bool], RabbitNode | PostgresServer]
     contain: Callable[[], Service]
 
 
@@ -132,20 +132,33 @@ def contain_store() -> Service:
 
 
 BROKER = Wanted(
-    "RabbitMQ", BROKER_VARIABLE, STANDARD_BROKER, broker_lets_in, rabbit_programs, "rabbitmq-server", RabbitNode,
+    "RabbitMQ",
+    BROKER_VARIABLE,
+    STANDARD_BROKER,
+    broker_lets_in,
+    rabbit_programs,
+    "rabbitmq-server",
+    lambda folder, durable: RabbitNode(folder),
     contain_broker,
-)  # fmt: skip
+)
 STORE = Wanted(
-    "PostgreSQL", STORE_VARIABLE, STANDARD_STORE, store_lets_in, postgres_programs, "postgresql", PostgresServer,
+    "PostgreSQL",
+    STORE_VARIABLE,
+    STANDARD_STORE,
+    store_lets_in,
+    postgres_programs,
+    "postgresql",
+    lambda folder, durable: PostgresServer(folder, durable=durable),
     contain_store,
-)  # fmt: skip
+)
 
 
-def find(wanted: Wanted, folder: Path) -> Service:
+def find(wanted: Wanted, folder: Path, durable: bool) -> Service:
     """The server to use, by the order above.
 
     Args:
         folder: where a private one may live.
+        durable: a private PostgreSQL waits for the disk, as a real one does.
 
     Raises:
         CannotStart: there is none and none can be made.
@@ -156,7 +169,7 @@ def find(wanted: Wanted, folder: Path) -> Service:
     if wanted.lets_in(wanted.standard):
         return Service(wanted.standard, "the local server", lambda: None)
     if wanted.installed():
-        server = wanted.start(folder / wanted.package)
+        server = wanted.server(folder / wanted.package, durable)
         server.start()
         note(folder)
         return Service(server.url, "a private server", server.stop)
@@ -169,7 +182,7 @@ def find(wanted: Wanted, folder: Path) -> Service:
     )
 
 
-def find_both() -> tuple[Service, Service]:
+def find_both(durable: bool = False) -> tuple[Service, Service]:
     """The broker and the store; private ones live in one folder, named for this process, and start side by side.
 
     Raises:
@@ -183,7 +196,7 @@ def find_both() -> tuple[Service, Service]:
         if not os.environ.get(wanted.variable) and not wanted.installed() and not wanted.lets_in(wanted.standard):
             install(wanted.package)
     with ThreadPoolExecutor(2) as pool:
-        attempts = [pool.submit(find, wanted, folder) for wanted in (BROKER, STORE)]
+        attempts = [pool.submit(find, wanted, folder, durable) for wanted in (BROKER, STORE)]
     failures = [attempt.exception() for attempt in attempts if attempt.exception()]
     if failures:
         for attempt in attempts:
@@ -195,9 +208,9 @@ def find_both() -> tuple[Service, Service]:
 
 
 @contextlib.contextmanager
-def services() -> Iterator[tuple[Service, Service]]:
+def services(durable: bool = False) -> Iterator[tuple[Service, Service]]:
     """The broker and the store, for as long as the block runs."""
-    broker, store = find_both()
+    broker, store = find_both(durable)
     try:
         yield broker, store
     finally:
@@ -341,7 +354,7 @@ def down() -> None:
 
 def run(command: list[str]) -> int:
     """Run a command with both URLs in its environment; its exit code."""
-    with services() as (broker, store):
+    with services(durable=True) as (broker, store):
         print(f"RabbitMQ: {broker.how}; PostgreSQL: {store.how}", file=sys.stderr, flush=True)
         urls = {name: url for kind in ("TEST", "BENCH") for name, url in _urls(kind, broker, store)}
         return subprocess.run(command, env=os.environ | urls).returncode

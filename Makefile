@@ -1,0 +1,62 @@
+# Developer commands. Tools are configured in pyproject.toml; this file only calls them.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+BROKER ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test quick chaos lint fix bench test-python up down clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## the virtual environment, with taskq and everything that its development needs
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("taskq needs Python 3.11 or later, make PYTHON=... names another") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PY) -m pip install --quiet --editable '.[all]' --group dev
+	@touch $@
+
+demo: $(STAMP) ## the example, checked while it runs: embedded, or with BROKER=amqp://user:password@host/ on RabbitMQ
+	$(PY) examples/demo.py $(if $(BROKER),--broker "$(BROKER)")
+
+test: $(STAMP) ## every test but chaos, on a RabbitMQ and a PostgreSQL that are found or started
+	$(PY) -m pytest --ignore=tests/chaos $(ARGS)
+
+quick: $(STAMP) ## what needs no server: units, contracts on memory and SQLite, properties
+	$(PY) -m pytest --ignore=tests/chaos --ignore=tests/acceptance --ignore=tests/integration --without-services $(ARGS)
+
+chaos: $(STAMP) ## kills, cuts, restarts
+	$(PY) -m pytest tests/chaos $(ARGS)
+
+lint: $(STAMP) ## ruff format --check, ruff, mypy --strict, and what both type checkers say of users' code
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m mypy --strict tests/typing
+	$(PY) -m pyright --pythonpath $(PY)
+
+fix: $(STAMP) ## ruff format, ruff --fix
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(STAMP) ## the benchmarks, every peer beside us; a table and data in benchmarks/results
+	$(PY) -m pip install --quiet --group bench
+	$(PY) -m tests.services run $(PY) -m benchmarks $(ARGS)
+
+test-python: ## the quick tests on every Python from 3.11 on that is found here
+	$(PYTHON) -m tests.pythons
+
+up: $(STAMP) ## RabbitMQ and PostgreSQL for development, on fixed ports; prints what to set
+	@$(PY) -m tests.services up
+
+down: $(STAMP) ## end them, with their data
+	@$(PY) -m tests.services down
+
+clean: ## remove the virtual environments and caches
+	rm -rf $(VENV) .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
