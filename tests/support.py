@@ -105,6 +105,8 @@ class Proxy:
         try:
             while data := await reader.read(65536):
                 await open_.wait()
+                if writer.is_closing():
+                    return
                 writer.write(data)
                 await writer.drain()
         except OSError:

@@ -100,12 +100,14 @@ class Connection:
         data = b"".join(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
-        if data and not self.lost.done():
+        if data and not self.lost.done() and not self._transport.is_closing():  # uvloop's raises when it is closing
             self._transport.write(data)
 
     @property
     def congested(self) -> bool:
         """More waits for the socket than it should."""
+        if self._transport.is_closing():
+            return False
         return self._pending_bytes + self._transport.get_write_buffer_size() > _HIGH_WATER_BYTES
 
     async def drained(self) -> None:
