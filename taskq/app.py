@@ -276,7 +276,11 @@ class TaskQ:
                     self._portal = Portal()
                     atexit.register(_close_at_exit, WeakMethod(self._close_portal))
                 loop = self._portal.loop
-        future: Future[R] = asyncio.run_coroutine_threadsafe(work(), loop)
+
+        async def here() -> R:
+            return await work()
+
+        future: Future[R] = asyncio.run_coroutine_threadsafe(here(), loop)
         try:
             return future.result()
         except BaseException:

@@ -53,6 +53,7 @@ UNKNOWN_TASK_DELAY_MOST = 60.0
 STEP_EVERY = 1.0  # seconds between hand-overs
 HOLD_MOST = 86400.0  # seconds that a head waits in hand; queues are declared with a longer timeout
 CANCELS_MOST = 10_000  # remembered before the store is asked which still matter
+WEIGH_EVERY = 5.0  # seconds between looks at the process's memory
 SETTLE_GRACE = 5.0  # seconds to record and hand over once everything has stopped
 
 
@@ -114,6 +115,7 @@ class Worker:
         self._group: TaskGroup
         self._turns = itertools.count()
         self._last_step = 0.0
+        self._born = self._weighed = self.clock.monotonic()
 
     # -- life -------------------------------------------------------------------------------
 
@@ -196,6 +198,11 @@ class Worker:
         self._stop.set()
         if now:
             self._stop_now.set()
+
+    @property
+    def stopping(self) -> bool:
+        """It takes nothing new any more."""
+        return self._stop.is_set()
 
     def recycle(self, why: str) -> None:
         """Stop so that a fresh process can take over (`recycling` tells the process that runs this worker)."""
@@ -446,7 +453,6 @@ class Worker:
         loop = asyncio.get_running_loop()
         context.waits = RunWaits(run, self.places, loop)
 
-
         def progress(done: int, total: int) -> None:
             loop.call_soon_threadsafe(self._progress, run, done, total)
 
@@ -695,6 +701,13 @@ class Worker:
         settings = self.settings
         if settings.recycle_after_tasks is not None and self.done >= settings.recycle_after_tasks:
             self.recycle(f"it has run {self.done} attempts")
+        elif settings.recycle_after_seconds is not None and now - self._born > settings.recycle_after_seconds:
+            self.recycle(f"it is {now - self._born:.0f} s old")
+        elif settings.recycle_after_memory_mb is not None and now - self._weighed > WEIGH_EVERY:
+            self._weighed = now
+            used = memory_mb()
+            if used > settings.recycle_after_memory_mb:
+                self.recycle(f"it uses {used:.0f} MB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -722,6 +735,15 @@ class InvalidTimeout(TaskqError, ValueError):
             f"task {task!r} may run {timeout:g} s, and this broker takes a message back after {limit:g} s: raise "
             "consumer_timeout in rabbitmq.conf and the setting broker_ack_timeout, or lower the task's timeout"
         )
+
+
+def memory_mb() -> float:
+    """Resident memory of this process, in megabytes; by /proc, 0 where there is none."""
+    try:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except FileNotFoundError:
+        return 0.0
 
 
 async def _raise(error: BaseException) -> None:

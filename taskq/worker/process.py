@@ -1,0 +1,213 @@
+"""A worker as an operating-system process: its loop, its signals, its exit code; one, or several under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from taskq.app import TaskQ
+from taskq.cli.load import load_app
+from taskq.errors import BrokerUnavailable, InvalidSetting, StoreUnavailable, TaskqError
+from taskq.settings import Settings
+from taskq.worker.watchdog import Health, HealthServer, Watchdog
+from taskq.worker.worker import Worker
+
+logger = logging.getLogger("taskq.worker")
+
+EXIT_OK = 0
+EXIT_REFUSED = 1  # it cannot work as it is set up: starting it again is of no use
+EXIT_UNAVAILABLE = 69  # the broker or the store did not answer at start
+EXIT_RECYCLE = 75  # its successor is wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one worker process is to do; travels to children of the supervisor as JSON."""
+
+    app_ref: str
+    queues: list[str] | None = None
+    concurrency: int | None = None
+    grace: float | None = None
+    report_fd: int | None = None
+
+
+def serve(
+    app_ref: str,
+    *,
+    queues: list[str] | None = None,
+    concurrency: int | None = None,
+    processes: int | None = None,
+    grace: float | None = None,
+    health: str | None = None,
+    reload: bool = False,
+) -> int:
+    """Run workers until they are stopped; the exit code. None leaves it to the app's settings.
+
+    Raises:
+        TaskqError: the app cannot be loaded, or a value cannot be used.
+    """
+    plan = Plan(app_ref, queues, concurrency, grace)
+    if reload:
+        # The supervisor outlives its children's code: it must not hold the app's modules itself.
+        from taskq.worker.supervisor import Supervisor
+
+        settings = _settings_of(app_ref)
+        return Supervisor(plan, processes or settings.processes, health or settings.health, settings, True).run()
+    app = load_app(app_ref)
+    processes = processes or app.settings.processes
+    if processes > 1:
+        from taskq.worker.supervisor import Supervisor
+
+        return Supervisor(plan, processes, health or app.settings.health, app.settings, False).run()
+    server: list[HealthServer] = []
+
+    def started(watchdog: Watchdog) -> None:
+        if health or app.settings.health:
+            server.append(HealthServer(health or app.settings.health or "", lambda: watchdog.health))
+
+    code = run_process(app, plan, on_start=started)
+    for one in server:
+        one.close()
+    if code == EXIT_RECYCLE:
+        logger.warning("starting anew")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return code
+
+
+def _settings_of(app_ref: str) -> Settings:
+    """The app's settings, read in a process of their own."""
+    import subprocess
+
+    script = (
+        "import sys; from taskq.cli.load import load_app; "
+        "sys.stdout.write('\\n' + load_app(sys.argv[1]).settings.model_dump_json())"
+    )
+    done = subprocess.run([sys.executable, "-c", script, app_ref], capture_output=True, text=True, cwd=os.getcwd())
+    if done.returncode:
+        raise InvalidSetting(f"{app_ref!r} cannot be loaded: {done.stderr.strip().splitlines()[-1:]}")
+    return Settings.model_validate_json(done.stdout.rsplit("\n", 1)[1])
+
+
+def run_process(app: TaskQ, plan: Plan, *, on_start: Callable[[Watchdog], None] | None = None) -> int:
+    """Run one worker in this process, to its end; the exit code."""
+    factory = _loop_factory(app.settings.loop)
+    with asyncio.Runner(loop_factory=factory) as runner:
+        code, stuck = runner.run(_run(app, plan, on_start))
+        if stuck:
+            # A thread that cannot be stopped would keep the interpreter waiting; its message stays
+            # with the broker until the process, and so the thread, is gone.
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if code == EXIT_RECYCLE and plan.report_fd is None:
+                os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+            os._exit(code)
+    return code
+
+
+async def _run(app: TaskQ, plan: Plan, on_start: Callable[[Watchdog], None] | None) -> tuple[int, bool]:
+    worker = Worker(app, app_ref=plan.app_ref, queues=plan.queues, concurrency=plan.concurrency, grace=plan.grace)
+    report = _reporter(plan.report_fd, worker) if plan.report_fd is not None else None
+    watchdog = Watchdog(worker, settings=app.settings, report=report)
+    _listen_for_signals(worker)
+    watchdog.start()
+    if on_start is not None:
+        on_start(watchdog)
+    try:
+        await worker.run()
+    except (ExceptionGroup, TaskqError) as raised:
+        error = _first(raised)
+        if not isinstance(error, TaskqError):
+            raise
+        logger.critical("%s", error)
+        if isinstance(error, BrokerUnavailable | StoreUnavailable):
+            return EXIT_RECYCLE if worker.started.is_set() else EXIT_UNAVAILABLE, False
+        return EXIT_REFUSED, False
+    finally:
+        watchdog.stop()
+        if not worker.stuck_threads:
+            await app.close()
+    return (EXIT_RECYCLE if worker.recycling else EXIT_OK), worker.stuck_threads
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _listen_for_signals(worker: Worker) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop(name: str) -> None:
+        if worker.stopping:
+            logger.warning("%s again: what runs is given back now", name)
+            worker.stop(now=True)
+        else:
+            logger.warning("%s: finishing what runs, for at most %g s", name, worker.grace)
+            worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number.name)
+
+
+def _reporter(fd: int, worker: Worker) -> Callable[[Health], None]:
+    """Tell the supervisor once a second how it is; a supervisor that is gone ends the worker."""
+    loop = asyncio.get_running_loop()
+
+    def report(health: Health) -> None:
+        line = {"reasons": health.reasons, "ready": health.ready, "details": health.details}
+        try:
+            os.write(fd, json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            logger.error("the supervisor is gone (%s): stopping", error)
+            loop.call_soon_threadsafe(worker.stop)
+
+    return report
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if name == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError as error:
+        if name == "uvloop":
+            raise InvalidSetting("loop='uvloop' needs the extra: pip install 'taskq[fast]'") from error
+        return None
+    return uvloop.new_event_loop
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Log to standard error, unless the app has set up logging already."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
+        for chatty in ("alembic", "aiormq", "aio_pika"):
+            logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
+
+
+def main() -> None:
+    """A child of the supervisor: `python -m taskq.worker.process PLAN`."""
+    configure_logging()
+    plan = Plan(**json.loads(sys.argv[1]))
+    try:
+        code = run_process(load_app(plan.app_ref), plan)
+    except TaskqError as error:
+        logger.critical("%s", error)
+        code = EXIT_REFUSED
+    sys.exit(code)
+
+
+def command(plan: Plan) -> list[str]:
+    """The command line of a child."""
+    return [sys.executable, "-m", "taskq.worker.process", json.dumps(asdict(plan))]
+
+
+if __name__ == "__main__":
+    main()
