@@ -36,9 +36,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+LONGEST_WAIT = 366 * 86400.0  # seconds
+
 
 class TaskqError(Exception):
-    """Base of all errors raised by taskq."""
+    """Base of all errors raised by taskq. Each can be pickled, so that it passes between processes as it is."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revive, (type(self), self.args, self.__dict__)
+
+
+def _revive(kind: type[TaskqError], args: tuple[Any, ...], data: dict[str, Any]) -> TaskqError:
+    # Not by calling the class: what its __init__ takes is not what it hands to Exception.
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(data)
+    return error
 
 
 class InvalidArguments(TaskqError, TypeError):
@@ -184,8 +197,7 @@ class Snooze(Exception):
     """Raised by a task: run again after `seconds`, without using up an attempt."""
 
     def __init__(self, seconds: float) -> None:
-        if seconds < 0:
-            raise ValueError(f"Snooze takes seconds from now, zero or more, got {seconds!r}")
+        _check_wait("Snooze", seconds)
         super().__init__(seconds)
         self.seconds = float(seconds)
 
@@ -194,8 +206,12 @@ class RetryAfter(Exception):
     """Raised by a task: this attempt failed; try again after `seconds` if a retry is left."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
-        if seconds < 0:
-            raise ValueError(f"RetryAfter takes seconds from now, zero or more, got {seconds!r}")
+        _check_wait("RetryAfter", seconds)
         super().__init__(seconds, reason)
         self.seconds = float(seconds)
         self.reason = reason
+
+
+def _check_wait(name: str, seconds: float) -> None:
+    if not 0 <= seconds <= LONGEST_WAIT:
+        raise ValueError(f"{name} takes seconds from now, zero to 366 days, got {seconds!r}")

@@ -22,6 +22,7 @@ from taskq.errors import InvalidSetting
 MAX_CHARS = 512
 MAX_DEPTH = 32
 LONGEST_MS = 366 * 86_400_000.0
+FALLBACK_MS = 86_400_000.0
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|(?P<name>[A-Za-z_]+)|(?P<sign>[-+*/(),]))"
@@ -95,14 +96,14 @@ class Expression:
         """Milliseconds to wait, 0 to `LONGEST_MS` (366 days); never raises.
 
         A negative result is 0. What has no result (a division by zero, the root of a negative
-        number, an overflow) is `LONGEST_MS`, which the caller's own limit then cuts: a message
-        that is tried too late is not lost, and one that is tried without pause is a storm.
+        number, an overflow) is `FALLBACK_MS`, a day: a message that is tried late is not lost,
+        and one that is tried without pause is a storm.
 
         Args:
             retried: retries made so far, 0 before the first.
         """
         value = _compute(self._program, float(min(retried, 2**53)))
-        return LONGEST_MS if value is None else min(max(value, 0.0), LONGEST_MS)
+        return FALLBACK_MS if value is None else min(max(value, 0.0), LONGEST_MS)
 
 
 def _compute(program: tuple[_Step, ...], retried: float) -> float | None:

@@ -20,6 +20,7 @@ import msgpack
 
 from taskq.clock import from_ms, to_ms
 from taskq.errors import InvalidMessage
+from taskq.queue import MAX_PRIORITY
 from taskq.retry import Retry
 
 WIRE_VERSION = 1
@@ -121,7 +122,7 @@ class Message:
             value = getattr(self, name)
             if value:
                 wire[name] = value
-        return msgpack.packb(wire)  # type: ignore[no-any-return]
+        return msgpack.packb(wire, unicode_errors="surrogatepass")  # type: ignore[no-any-return]
 
     def next_attempt(self, not_before: datetime) -> Message:
         """The copy that asks for one attempt more, not before that instant, one hop on."""
@@ -187,7 +188,7 @@ def decode(data: bytes, content_type: str | None = CONTENT_TYPE) -> Message:
 def _parse(data: bytes, content_type: str | None) -> dict[str, Any]:
     if content_type == CONTENT_TYPE:
         try:
-            wire = msgpack.unpackb(data)
+            wire = msgpack.unpackb(data, unicode_errors="surrogatepass")
         except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
             raise InvalidMessage(f"not msgpack: {error}") from error
     elif content_type == JSON_CONTENT_TYPE:
@@ -220,6 +221,8 @@ def _text(wire: Mapping[str, Any], name: str) -> str:
     value = wire[name]
     if not isinstance(value, str) or not value:
         raise TypeError(f"{name} must be text, got {value!r:.80}")
+    if not value.isascii():
+        value.encode()  # a lone surrogate has no place in the broker's properties
     return value
 
 
@@ -240,8 +243,10 @@ def _check(message: Message) -> None:
         value = getattr(message, name)
         if value is not None and not isinstance(value, str):
             raise TypeError(f"{name} must be text, got {value!r:.80}")
-    if message.timeout is not None and not isinstance(message.timeout, int | float):
-        raise TypeError(f"timeout must be seconds, got {message.timeout!r:.80}")
+    if message.priority > MAX_PRIORITY:
+        raise ValueError(f"priority must be 0 to {MAX_PRIORITY}, got {message.priority}")
+    if message.timeout is not None and not (isinstance(message.timeout, int | float) and message.timeout > 0):
+        raise TypeError(f"timeout must be seconds above 0, got {message.timeout!r:.80}")
     if message.headers is not _NO_HEADERS and not (
         isinstance(message.headers, dict)
         and all(isinstance(k, str) and isinstance(v, str) for k, v in message.headers.items())

@@ -53,7 +53,14 @@ class Failure:
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         text = "".join(traceback_module.format_exception(error))
-        return cls(name, str(error)[:MAX_TEXT_CHARS], text[-MAX_TRACEBACK_CHARS:])
+        return cls(name, _text_of(error)[:MAX_TEXT_CHARS], text[-MAX_TRACEBACK_CHARS:])
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # a user's own __str__; what the task raised matters more
+        return f"<its text cannot be made: {type(broken).__name__}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,7 @@ def decide(message: Message, error: BaseException, *, policy: Retry, attempt: in
             return Dead("result-not-serializable", failure)
         case UnknownTask():
             return Dead("unknown-task", failure)
-        case _ if not policy.covers(error):
+        case _ if not isinstance(error, RetryAfter) and not policy.covers(error):
             return Dead("failed", failure)
         case _ if attempt > policy.max_retries:
             return Dead("failed", failure)

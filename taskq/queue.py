@@ -159,5 +159,5 @@ class QueueRecord:
 
 def lane_of(key: str, partitions: int) -> int:
     """The lane that messages with this key take: stable over processes, machines and versions."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % partitions

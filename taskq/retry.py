@@ -5,6 +5,8 @@ Arithmetic only. QStash's delay expressions are parsed in `expression`.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -13,8 +15,12 @@ from typing import Any
 from taskq.errors import InvalidSetting
 from taskq.expression import Expression
 
+logger = logging.getLogger("taskq.retry")
+
 MAX_RETRIES = 1_000_000
-YEAR = 366 * 86400.0
+YEAR = 366 * 86400.0  # seconds
+DEFAULT_MAX_DELAY = 600.0
+FALLBACK_DELAY = 86400.0
 
 Delay = float | str | Callable[[int], float]
 
@@ -30,7 +36,8 @@ class Retry:
             `retried`, giving milliseconds, such as `"pow(2, retried) * 1000"`.
         jitter: the share of the delay that chance may take away, 0 to 1. 1 is full jitter:
             anything from nothing to the delay.
-        max_delay: seconds that no delay exceeds.
+        max_delay: seconds that no delay exceeds; None: ten minutes for the default exponential, a
+            year for a delay that is spelled out.
         base: seconds of the exponential's first delay.
         on: only these exceptions are retried; empty: all.
         not_on: these are never retried; wins over `on`.
@@ -39,7 +46,7 @@ class Retry:
     max_retries: int = 3
     delay: Delay | None = None
     jitter: float | None = None
-    max_delay: float = 600.0
+    max_delay: float | None = None
     base: float = 1.0
     on: tuple[type[BaseException], ...] = ()
     not_on: tuple[type[BaseException], ...] = ()
@@ -47,15 +54,19 @@ class Retry:
 
     def __post_init__(self) -> None:
         if type(self.max_retries) is not int or not 0 <= self.max_retries <= MAX_RETRIES:
-            raise InvalidSetting(f"max_retries must be a whole number from 0 to {MAX_RETRIES}, got {self.max_retries!r}")
+            raise InvalidSetting(
+                f"max_retries must be a whole number from 0 to {MAX_RETRIES}, got {self.max_retries!r}"
+            )
         if self.jitter is None:
             # What a user spells out is kept to the letter; only the default backoff is spread.
             object.__setattr__(self, "jitter", 1.0 if self.delay is None else 0.0)
-        if not 0.0 <= self.jitter <= 1.0:  # type: ignore[operator]
+        if not isinstance(self.jitter, int | float) or not 0.0 <= self.jitter <= 1.0:
             raise InvalidSetting(f"jitter must be from 0 to 1, got {self.jitter!r}")
-        if not 0 < self.max_delay <= YEAR:
+        if self.max_delay is None:
+            object.__setattr__(self, "max_delay", DEFAULT_MAX_DELAY if self.delay is None else YEAR)
+        if not isinstance(self.max_delay, int | float) or not 0 < self.max_delay <= YEAR:
             raise InvalidSetting(f"max_delay must be seconds above 0 and at most a year, got {self.max_delay!r}")
-        if not self.base > 0:
+        if not isinstance(self.base, int | float) or not self.base > 0:
             raise InvalidSetting(f"base must be seconds above 0, got {self.base!r}")
         if isinstance(self.delay, str):
             object.__setattr__(self, "_expression", Expression.parse(self.delay))
@@ -82,17 +93,28 @@ class Retry:
         Args:
             retried: retries made so far, 0 before the first.
             rng: where the jitter comes from.
+
+        A function that raises, or gives no number, costs a day of delay, not the message.
         """
         if self._expression is not None:
             seconds = self._expression.evaluate(retried) / 1000
         elif callable(self.delay):
-            seconds = float(self.delay(retried))
+            seconds = self._ask(self.delay, retried)
         elif self.delay is not None:
-            seconds = float(self.delay)  # type: ignore[arg-type]
+            seconds = float(self.delay)
         else:
             seconds = self.base * 2.0 ** min(retried, 64)
+        assert self.max_delay is not None and self.jitter is not None  # set since __post_init__
         seconds = min(max(seconds, 0.0), self.max_delay)
-        return seconds * (1.0 - self.jitter * rng.random())  # type: ignore[operator]
+        return seconds * (1.0 - self.jitter * rng.random())
+
+    def _ask(self, function: Callable[[int], float], retried: int) -> float:
+        try:
+            seconds = float(function(retried))
+        except Exception:
+            logger.exception("the delay function of a Retry failed; the message waits a day, or max_delay")
+            return FALLBACK_DELAY
+        return FALLBACK_DELAY if math.isnan(seconds) else seconds
 
     def to_wire(self) -> dict[str, Any]:
         """What of this policy travels in a message: functions and classes do not.
