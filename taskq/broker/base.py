@@ -35,7 +35,7 @@ class BrokerQueue:
     kind        Kind
     name        str, the logical queue (TASK, LANE, SLOT); "" for WAITING and DEAD
     index       int, which lane or slot
-    ordered     bool, a single active consumer (always so for LANE and SLOT)
+    ordered     bool, a single active consumer (LANE and SLOT always are, whatever is given)
     priorities  bool, obeys `Outgoing.priority` (TASK only)
     """
 
@@ -44,6 +44,10 @@ class BrokerQueue:
     index: int = 0
     ordered: bool = False
     priorities: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind in (Kind.LANE, Kind.SLOT):
+            object.__setattr__(self, "ordered", True)
 
 
 WAITING = BrokerQueue(Kind.WAITING)

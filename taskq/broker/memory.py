@@ -443,13 +443,12 @@ class MemoryBroker:
 
     def declare_now(self, queue: BrokerQueue) -> None:
         """`declare`, with the server's lock held."""
-        spec = _normal(queue)
         name = self.names.queue(queue)
         stored = self.server.queues.get(name)
         if stored is None:
-            stored = self.server.queues[name] = _Queue(spec, name)
-        elif stored.spec != spec:
-            argument = "x-single-active-consumer" if stored.spec.ordered != spec.ordered else "x-max-priority"
+            stored = self.server.queues[name] = _Queue(queue, name)
+        elif stored.spec != queue:
+            argument = "x-single-active-consumer" if stored.spec.ordered != queue.ordered else "x-max-priority"
             raise QueueMismatch(
                 f"queue {name} exists with another {argument}: arguments of a queue cannot change; "
                 f"run `taskq queues migrate {queue.name}`"
@@ -543,7 +542,7 @@ class MemoryBroker:
         redeclare: bool = True,
     ) -> MemorySubscription:
         self._require_open()
-        subscription = MemorySubscription(self, _normal(queue), on_delivery, on_loss, prefetch, redeclare)
+        subscription = MemorySubscription(self, queue, on_delivery, on_loss, prefetch, redeclare)
         subscription.attach()
         self._subscriptions.append(subscription)
         return subscription
@@ -613,9 +612,3 @@ def _cancelled(channel: _Channel) -> None:
         channel.loop.call_soon_threadsafe(channel.on_cancel)
     except RuntimeError:
         log.debug("the owner of a consumer of %s has ended", channel.queue.name)
-
-
-def _normal(queue: BrokerQueue) -> BrokerQueue:
-    if queue.kind in (Kind.LANE, Kind.SLOT) and not queue.ordered:
-        return BrokerQueue(queue.kind, queue.name, queue.index, ordered=True)
-    return queue

@@ -147,7 +147,7 @@ def arguments(queue: BrokerQueue, names: Names, facts: BrokerFacts) -> dict[str,
     if queue.kind is not Kind.DEAD:
         table["x-dead-letter-exchange"] = names.dead
         table["x-dead-letter-strategy"] = "at-least-once"
-    if queue.ordered or queue.kind is Kind.LANE:
+    if queue.ordered:
         table["x-single-active-consumer"] = True
     return table
 

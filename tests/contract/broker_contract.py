@@ -592,6 +592,24 @@ class BrokerContract:
         assert await broker.depth(OPEN) is not None
         assert broker.health().unproven == ()
 
+    async def test_many_at_once(self, lab: Lab) -> None:
+        """Many calls at once do not hinder each other, before and after a loss."""
+        broker = await lab.broker()
+        inboxes = [Inbox(acknowledge=True) for _ in range(12)]
+        await asyncio.gather(
+            *(broker.subscribe(OPEN, inbox, prefetch=1, on_loss=inbox.on_loss) for inbox in inboxes),
+            *(broker.declare(queue) for queue in (FIFO, RANKED, SLOT, *LANES)),
+            broker.listen(lambda body: None, lambda: None),
+            broker.reply_queue(lambda body: None, lambda name: None),
+        )
+        assert await broker.depth(OPEN) == Depth(0, 12)
+        broker.drop_connections()
+        await eventually(lambda: all(inbox.losses == [Loss.CONNECTION] for inbox in inboxes))
+        await eventually(lambda: broker.health().connected and broker.health().unproven == ())
+        assert await broker.depth(OPEN) == Depth(0, 12)
+        await broker.publish_many(numbered(24))
+        await eventually(lambda: sum(len(inbox.deliveries) for inbox in inboxes) == 24)
+
     # -- slots --------------------------------------------------------------------------------
 
     async def test_slot(self, lab: Lab) -> None:

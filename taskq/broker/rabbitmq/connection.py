@@ -22,7 +22,7 @@ from taskq.broker.rabbitmq.address import Address
 from taskq.broker.rabbitmq.frames import Handler, Splitter
 from taskq.broker.topology import facts_of
 from taskq.clock import Clock
-from taskq.errors import AccessRefused, BrokerUnavailable
+from taskq.errors import AccessRefused, BrokerUnavailable, InvalidSetting
 
 log = logging.getLogger("taskq.broker")
 T = TypeVar("T")
@@ -72,6 +72,7 @@ class Connection:
         self._acknowledgers: list[Acknowledger] = []
         self._flushing = False
         self._probe: AbstractChannel | None = None
+        self._opening: set[int] = set()  # channel numbers that aiormq has yet to write down
         self._leaving: set[asyncio.Task[None]] = set()
 
     # -- hot writes: one send call a turn of the loop, for all channels together ---------------
@@ -117,6 +118,7 @@ class Connection:
             await self._writer.drain()
         except (OSError, RuntimeError) as error:
             self.splitter.fail(f"{type(error).__name__}: {error}")
+        await asyncio.sleep(0)  # with a fast socket nothing above gives way to the confirms
 
     # -- everything else goes by aiormq ---------------------------------------------------------
 
@@ -144,9 +146,9 @@ class Connection:
             error = task.exception()
             if error is None:
                 return task.result()
-            if isinstance(error, aiormq.AMQPError) and not isinstance(error, aiormq.AMQPConnectionError):
-                raise error
-            raise BrokerUnavailable(f"the broker at {self.at} broke off: {error}") from error
+            if isinstance(error, aiormq.AMQPConnectionError | OSError | EOFError | RuntimeError | TimeoutError):
+                raise BrokerUnavailable(f"the broker at {self.at} broke off: {error}") from error
+            raise error
         task.cancel()
         task.add_done_callback(_retrieved)
         if self.lost.done():
@@ -157,13 +159,17 @@ class Connection:
         """Open a channel; for the errors see `call`."""
         # aiormq takes the highest number plus one, which climbs out of the broker's range in a process that
         # closes and opens channels for days.
-        number = next(n for n in itertools.count(1) if n not in self._amqp.channels)
+        number = next(n for n in itertools.count(1) if n not in self._amqp.channels and n not in self._opening)
         if number > (self._amqp.connection_tune.channel_max or 65535):
             raise BrokerUnavailable(
                 f"the broker at {self.at} allows no more than {number - 1} channels: raise channel_max"
             )
+        self._opening.add(number)
         self.splitter.handlers.pop(number, None)
-        return await self.call(self._amqp.channel(number, publisher_confirms=confirms), within=within)
+        try:
+            return await self.call(self._amqp.channel(number, publisher_confirms=confirms), within=within)
+        finally:
+            self._opening.discard(number)
 
     def take_over(self, channel: AbstractChannel, handler: Handler) -> None:
         """From now on the handler gets the hot frames of the channel."""
@@ -240,7 +246,7 @@ class Link:
         """Connect; raises as `Broker.open` does."""
         self._connection = await self._connect()
         self._up.set()
-        self._keeper = asyncio.create_task(self._keep(self._connection), name=f"taskq connection {self._name}")
+        self._keeper = keep(self._keep(self._connection), f"taskq connection {self._name}")
 
     async def close(self) -> None:
         """End it. Idempotent."""
@@ -308,10 +314,12 @@ class Link:
             most = min(_MOST_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(attempt, 16))
             await self._clock.sleep(most * (0.5 + self._rng.random() / 2))
             try:
-                return await self._connect()
-            except BrokerUnavailable as error:
+                connection = await self._connect()
+                self._failure = ""
+                return connection
+            except (BrokerUnavailable, InvalidSetting) as error:
+                log.log(logging.DEBUG if str(error) == self._failure else logging.WARNING, "%s", error)
                 self._failure = str(error)
-                log.warning("%s", error)
         raise AssertionError("unreachable")
 
     async def _connect(self) -> Connection:
@@ -405,6 +413,18 @@ async def _shake_hands(url: str, splitter: Splitter, writer: asyncio.StreamWrite
     if task.cancelled():
         raise ConnectionError("the broker hung up while logging in")
     return task.result()
+
+
+def keep(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Run in the background until cancelled; that it failed, which only a bug makes it do, is logged."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("%s failed and is not kept up any more", task.get_name(), exc_info=error)
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    return task
 
 
 def _retrieved(task: asyncio.Task[Any]) -> None:

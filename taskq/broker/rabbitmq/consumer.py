@@ -19,7 +19,7 @@ from aiormq.abc import AbstractChannel
 
 from taskq.broker.base import BrokerQueue, Loss, OnDelivery, OnLoss
 from taskq.broker.rabbitmq import frames
-from taskq.broker.rabbitmq.connection import Acknowledger, Connection, Link
+from taskq.broker.rabbitmq.connection import Acknowledger, Connection, Link, keep
 from taskq.clock import Clock
 from taskq.errors import BrokerUnavailable, InvalidQueue, QueueMismatch, QueueMissing, TaskqError
 
@@ -295,8 +295,8 @@ class RabbitMQSubscription:
 
     async def open(self) -> None:
         """Consume for the first time; raises as `Broker.subscribe`."""
-        await self._attach(first=True)
-        self._keeper = asyncio.create_task(self._keep(), name=f"taskq consumer of {self.name}")
+        await self._attach(suspect=False)
+        self._keeper = keep(self._keep(), f"taskq consumer of {self.name}")
 
     async def resize(self, prefetch: int) -> None:
         if self.queue.ordered:
@@ -340,7 +340,10 @@ class RabbitMQSubscription:
                     self._end()
                     return
             self._tell(Loss.CONNECTION)
-            if not await self._attach_again():
+            if ending is Ending.CANCELLED:
+                # A queue that is being deleted may still take a consumer, and 4.3 then closes the whole connection.
+                await self._clock.sleep(_FIRST_PAUSE)
+            if not await self._attach_again(suspect=ending is Ending.CANCELLED):
                 self._end()
                 return
 
@@ -350,13 +353,13 @@ class RabbitMQSubscription:
         except BrokerUnavailable:
             return True  # not known now; the next attempt to consume finds out
 
-    async def _attach_again(self) -> bool:
-        """Until it stands; False: the queue is gone, and not to be declared again."""
+    async def _attach_again(self, *, suspect: bool) -> bool:
+        """Until it stands; False: the queue is gone, and not to be declared again. `suspect`: it may be gone."""
         for attempt in itertools.count():
             await self._link.standing()
             try:
                 async with self._lock:
-                    await self._attach(first=False)
+                    await self._attach(suspect=suspect)
                 return True
             except QueueMissing:
                 return False
@@ -367,9 +370,9 @@ class RabbitMQSubscription:
             await self._clock.sleep(most * (0.5 + self._rng.random() / 2))
         raise AssertionError("unreachable")
 
-    async def _attach(self, *, first: bool) -> None:
+    async def _attach(self, *, suspect: bool) -> None:
         if self._redeclare is not None:
-            await self._redeclare(False)
+            await self._redeclare(suspect)
         try:
             await self._consume()
         except QueueMissing:
@@ -450,7 +453,7 @@ class Mailbox:
     async def open(self) -> None:
         """Make it for the first time."""
         await self._attach()
-        self._keeper = asyncio.create_task(self._keep(), name=f"taskq mailbox {self._exchange or 'for replies'}")
+        self._keeper = keep(self._keep(), f"taskq mailbox {self._exchange or 'for replies'}")
 
     async def close(self) -> None:
         """End it; the broker deletes the queue with its channel's connection."""

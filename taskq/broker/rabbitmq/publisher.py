@@ -19,7 +19,7 @@ from aiormq.abc import AbstractChannel
 
 from taskq.broker.base import BrokerQueue, Outgoing
 from taskq.broker.rabbitmq import frames
-from taskq.broker.rabbitmq.connection import Connection, Link
+from taskq.broker.rabbitmq.connection import Connection, Link, keep
 from taskq.broker.topology import Names
 from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed, QueueMissing, TaskqError
 from taskq.queue import MAX_PRIORITY
@@ -238,8 +238,8 @@ class Publisher:
         await self._open_confirms(connection)
         await self._open_loose(connection)
         self._tasks = [
-            asyncio.create_task(self._keep_confirms(), name="taskq publishing channel"),
-            asyncio.create_task(self._keep_loose(), name="taskq replying channel"),
+            keep(self._keep_confirms(), "taskq publishing channel"),
+            keep(self._keep_loose(), "taskq replying channel"),
         ]
 
     async def close(self) -> None:
