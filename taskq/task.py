@@ -275,7 +275,7 @@ class ArgumentCheck:
         from pydantic import ValidationError
 
         try:
-            return self._validate(*args, **kwargs)  # type: ignore[no-any-return]
+            return self._validate(*args, **kwargs)
         except ValidationError as error:
             raise InvalidArguments(self._describe(error)) from error
 

@@ -43,7 +43,7 @@ class Keeper:
             dead_letters=settings.dead_letter_retention,
             log=settings.log_retention,
         )
-        self._release = Release(broker=broker, store=store, dispatcher=dispatcher, clock=clock)
+        self._release = Release(store=store, dispatcher=dispatcher, clock=clock)
         self._seat: Subscription | None = None
         self._changed = asyncio.Event()
         self._scope: anyio.CancelScope | None = None

@@ -11,14 +11,13 @@ import logging
 from collections.abc import Sequence
 
 from taskq import dead_letter
-from taskq.broker.base import DEAD, Broker, Outgoing
 from taskq.clock import Clock, to_ms
 from taskq.dispatch import Dispatcher
 from taskq.errors import BrokerUnavailable, StoreUnavailable, TaskqError
 from taskq.message import Message
-from taskq.outcome import Failure
+from taskq.outcome import Failure, Status
 from taskq.queue import QueueRecord
-from taskq.store.base import OutboxRow, Store, WaitingRow
+from taskq.store.base import OutboxRow, Settlement, Store, WaitingRow
 
 logger = logging.getLogger("taskq.keeper")
 
@@ -32,8 +31,7 @@ KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
 class Release:
     """See the module."""
 
-    def __init__(self, *, broker: Broker, store: Store, dispatcher: Dispatcher, clock: Clock) -> None:
-        self._broker = broker
+    def __init__(self, *, store: Store, dispatcher: Dispatcher, clock: Clock) -> None:
         self._store = store
         self._dispatcher = dispatcher
         self._clock = clock
@@ -114,17 +112,42 @@ class Release:
             logger.warning("releasing %s: %s; again in %g s", row.message.id, error, LEASE)
             return False
         logger.error("message %s cannot be routed to queue %r: %s", row.message.id, row.message.queue, error)
-        letter = dead_letter.of_message(
-            row.message,
-            reason="unroutable",
-            attempts=row.message.attempt - 1,
-            failure=Failure.of(error),
-            worker="",
-            died_at=self._clock.now(),
-        )
-        body = dead_letter.encode(letter)
-        await self._broker.publish(Outgoing(DEAD, body, letter.message_id, dead_letter.CONTENT_TYPE))
+        await self._bury(row.message, Failure.of(error))
         return True
+
+    async def _bury(self, message: Message, failure: Failure) -> None:
+        """Record that it failed, and send it to the dead letters by way of the outbox."""
+        now = self._clock.now()
+        letter = dead_letter.of_message(
+            message, reason="unroutable", attempts=message.attempt - 1, failure=failure, worker="", died_at=now
+        )
+        row = OutboxRow(
+            id=f"{message.id}/dead/{message.hop}",
+            target="dead",
+            queue=message.queue,
+            body=dead_letter.encode(letter),
+            content_type=dead_letter.CONTENT_TYPE,
+            message_id=message.id,
+            due_at=now,
+        )
+        settlement = Settlement(
+            message=message,
+            worker="",
+            epoch=await self._epoch(message.id),
+            status=Status.FAILED,
+            attempt=message.attempt,
+            started_at=now,
+            ended_at=now,
+            reason="unroutable",
+            failure=failure,
+            outbox=(row,),
+        )
+        await self._store.settle([settlement])
+        self._outbox_at = 0.0
+
+    async def _epoch(self, message_id: str) -> int:
+        known = await self._store.get(message_id)
+        return known.epoch if known is not None else 0
 
     async def _repair(self, rows: Sequence[OutboxRow]) -> None:
         done = []

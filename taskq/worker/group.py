@@ -61,25 +61,46 @@ class Group(Generic[T, U]):
             batch, self._pending = self._pending[:MOST], self._pending[MOST:]
             if not self._pending:
                 self._filled.clear()
-            results = await self._insist([item for item, _ in batch])
+            items = [item for item, _ in batch]
+            results = await insist(
+                lambda items=items: self._work(items),  # type: ignore[misc]
+                clock=self._clock,
+                what=self._what,
+                failing=self._failing,
+            )
             for (_, then), result in zip(batch, results, strict=True):
                 then(result)
             if not self._pending:
                 self._idle.set()
 
-    async def _insist(self, items: list[T]) -> list[U]:
-        pause = RETRY_FIRST
-        while True:
-            try:
-                results = await self._work(items)
-            except StoreUnavailable as error:
-                if self.failing_since is None:
-                    self.failing_since = self._clock.monotonic()
-                    logger.warning("%s: %s; trying again until it works", self._what, error)
-                await self._clock.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, RETRY_MOST)
-            else:
-                if self.failing_since is not None:
-                    logger.info("%s: works again", self._what)
-                self.failing_since = None
-                return results
+    def _failing(self, since: float | None) -> None:
+        self.failing_since = since
+
+
+async def insist(
+    work: Callable[[], Awaitable[T]],
+    *,
+    clock: Clock,
+    what: str,
+    failing: Callable[[float | None], None] = lambda since: None,
+) -> T:
+    """The result of the work, repeated with growing pauses for as long as the store does not answer.
+
+    `failing` is told since when (monotonic) it fails, and None once it works.
+    """
+    pause, since = RETRY_FIRST, None
+    while True:
+        try:
+            result = await work()
+        except StoreUnavailable as error:
+            if since is None:
+                since = clock.monotonic()
+                failing(since)
+                logger.warning("%s: %s; trying again until it works", what, error)
+            await clock.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, RETRY_MOST)
+        else:
+            if since is not None:
+                failing(None)
+                logger.info("%s: works again", what)
+            return result

@@ -33,6 +33,7 @@ class Run:
     """One message, from its delivery to its acknowledgement.
 
     deliveries   every delivery of it that this process holds; the last is the one that counts
+    claim        bool: it may have run before, and is claimed before it runs
     epoch        int, 0 until it is claimed
     attempt      int, the attempt that is due
     started_at   datetime | None, of the attempt
@@ -50,6 +51,7 @@ class Run:
     unit: Unit
     received: float
     task: Task[..., Any] | None = None
+    claim: bool = False
     epoch: int = 0
     attempt: int = 1
     crashes: int = 0
@@ -123,8 +125,8 @@ class Places:
             if not waiter.done():
                 self.taken += 1
                 waiter.set_result(None)
-        # The one that wants to be alone holds a place itself.
-        while self._sole and self.taken == 1 and not self.alone:
+        # Those that want to be alone hold a place each, and run nothing yet.
+        while self._sole and self.taken == len(self._sole) and not self.alone:
             waiter = self._sole.popleft()
             if not waiter.done():
                 self.alone = True
@@ -143,7 +145,7 @@ class Places:
 
     async def be_alone(self) -> None:
         """The caller holds a place; return once nobody else does, and keep others out until it is given."""
-        if self.taken == 1 and not self.alone:
+        if self.taken == 1 + len(self._sole) and not self.alone:
             self.alone = True
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -107,13 +107,11 @@ class Unit:
 
     def put_back(self, run: Run) -> None:
         """The run could not begin yet (its rate window is full): first in line again."""
-        self.executing -= 1
         self.held.discard(run)
         self.buffer.appendleft(run)
 
-    def executed(self, run: Run, seconds: float) -> None:
-        """The user's code has ended; its place is free."""
-        self.executing -= 1
+    def executed(self, seconds: float) -> None:
+        """An attempt has taken so long."""
 
     def finished(self, run: Run) -> None:
         """Acknowledged or let go: nothing of it is left here."""
@@ -233,8 +231,7 @@ class OpenUnit(Unit):
         fast = self._average is not None and self._average < FAST and self._measured >= MEASURED
         return max(base, FAST_PREFETCH) if fast and not limited else base
 
-    def executed(self, run: Run, seconds: float) -> None:
-        self.executing -= 1
+    def executed(self, seconds: float) -> None:
         self._measured += 1
         self._average = seconds if self._average is None else self._average + 0.05 * (seconds - self._average)
 

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import msgpack
@@ -26,7 +26,7 @@ from taskq.broker.base import Broker, Delivery
 from taskq.client import control
 from taskq.clock import to_ms
 from taskq.context import Context
-from taskq.dispatch import Dispatcher
+from taskq.dispatch import Dispatcher, limits
 from taskq.errors import InvalidMessage, TaskqError
 from taskq.keeper import Keeper
 from taskq.message import decode
@@ -34,7 +34,7 @@ from taskq.outcome import Again, Cancelled, Dead, Done, Expired, Failure, GivenB
 from taskq.queue import DEFAULT_QUEUE, Queue, QueueRecord
 from taskq.store.base import Claim, Claimed, Settled, Store
 from taskq.worker.executor import Executor
-from taskq.worker.group import Group
+from taskq.worker.group import Group, insist
 from taskq.worker.pools import Processes, Threads
 from taskq.worker.queues import QueueServer
 from taskq.worker.run import Abort, Places, Run, RunWaits
@@ -43,6 +43,7 @@ from taskq.worker.spread import ANNOUNCE_EVERY, Peers, share, slot_share
 from taskq.worker.units import FifoUnit, SlotUnit, Unit
 
 logger = logging.getLogger("taskq.worker")
+T = TypeVar("T")
 
 TICK = 0.25  # seconds
 SHOW_AFTER = 1.0  # seconds: a run that takes longer gets its row
@@ -159,8 +160,8 @@ class Worker:
         await self.broker.listen(self._on_control, self._on_control_restored)
         await self._look()
         for queue in self._declared():
-            origin = "name" if queue == Queue(queue.name) else "code"
-            await self._serve(await self.store.ensure_queue(queue, origin=origin))
+            await self._serve(await self.store.ensure_queue(queue, origin="code" if limits(queue) else "name"))
+            self.broker.broadcast(control({"changed": queue.name}))
         if self._keeps:
             self.keeper = Keeper(
                 broker=self.broker, store=self.store, dispatcher=dispatcher, clock=self.clock, settings=self.settings
@@ -214,9 +215,10 @@ class Worker:
     async def _drain(self) -> None:
         for server in self.servers.values():
             server.stop()
-        deadline = self.clock.monotonic() + self.grace
-        while self._running() and not self._stop_now.is_set() and self.clock.monotonic() < deadline:
-            await anyio.sleep(0.02)
+        waits = [asyncio.create_task(self._idle()), asyncio.create_task(self._stop_now.wait())]
+        await asyncio.wait(waits, timeout=self.grace, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
         for run in list(self.runs.values()):
             run.abort_with(Abort.SHUTDOWN)
         try:
@@ -226,8 +228,7 @@ class Worker:
             logger.warning("stopped before everything in hand was recorded: it runs again elsewhere")
 
     async def _hand_over(self) -> None:
-        while self._running():
-            await anyio.sleep(0.01)
+        await self._idle()
         await self.settler.drained()
         if self.keeper is not None:
             await self.keeper.stop()
@@ -239,8 +240,10 @@ class Worker:
                 await server.stopped()
         self.broker.broadcast(control({"bye": self.id}))
 
-    def _running(self) -> bool:
-        return any(run.job is not None and not run.job.done() for run in self.runs.values())
+    async def _idle(self) -> None:
+        """Return once no run is under way."""
+        while self._jobs:
+            await asyncio.wait(self._jobs)
 
     # -- queues -----------------------------------------------------------------------------
 
@@ -282,6 +285,7 @@ class Worker:
             known.deliveries.append(delivery)
             return None
         run = Run(message, [delivery], unit, self.clock.monotonic(), attempt=message.attempt)
+        run.claim = delivery.redelivered or message.hop > 0 or message.repeated or message.recorded
         self.runs[message.id] = run
         return run
 
@@ -333,19 +337,17 @@ class Worker:
 
         A place is held on entry, and given back as soon as nothing runs.
         """
-        message = run.message
-        claim = run.delivery.redelivered or message.hop > 0 or message.repeated or message.recorded
         holds_place = True
         try:
             while True:
-                outcome: Outcome | Gone | NotYet | Denied | None = await self._claim(run) if claim else None
+                outcome: Outcome | Gone | NotYet | Denied | None = await self._claim(run) if run.claim else None
                 if outcome is None:
                     outcome = self._verdict(run)
                 if outcome is None and run.unit.server.record.rate_limit is not None:
                     outcome = await self._rate(run)
                 if outcome is None:
                     outcome = await self._execute(run)
-                self.places.give()
+                self._leave_place(run)
                 holds_place = False
                 match outcome:
                     case Gone():
@@ -364,11 +366,19 @@ class Worker:
                         return self._settle(run, outcome)
                 if not stays:
                     return self._return(run)
-                await self.places.take_back()
-                holds_place = claim = True
+                await self._take_place(run)
+                holds_place = run.claim = True
         finally:
             if holds_place:
-                self.places.give()
+                self._leave_place(run)
+
+    def _leave_place(self, run: Run) -> None:
+        run.unit.executing -= 1
+        self.places.give()
+
+    async def _take_place(self, run: Run) -> None:
+        await self.places.take_back()
+        run.unit.executing += 1
 
     async def _claim(self, run: Run) -> Outcome | Gone | NotYet | None:
         """Take the right to run. None: run it."""
@@ -385,13 +395,22 @@ class Worker:
             text = f"the worker's process died {run.crashes} times while it ran this message"
             return Dead("crashed", Failure("Crashed", text))
         if claimed.not_before is not None:
-            wait = (claimed.not_before - await self.store.now()).total_seconds()
+            wait = (claimed.not_before - await self._insist(self.store.now)).total_seconds()
             if wait > 0:
-                await self.store.give_back([(run.message.id, run.epoch)])
+                await self._unclaim(run)
                 return NotYet(wait)
         if run.crashes >= self.settings.max_crashes - 1 > 0:
             await self.places.be_alone()
         return None
+
+    async def _unclaim(self, run: Run) -> None:
+        """Close the claim, or the row of a run that had none: it ends without a fault of its own."""
+        if run.shown:
+            run.shown = False
+            await self._insist(lambda: self.store.give_back([(run.message.id, run.epoch)]))
+
+    async def _insist(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await insist(work, clock=self.clock, what="the store")
 
     def _verdict(self, run: Run) -> Outcome | None:
         """What can be said without running it; None: run it."""
@@ -419,8 +438,7 @@ class Worker:
     async def _pass_on(self, run: Run, delay: float) -> None:
         """Hand a FIFO head whose task is not known here to the next worker in line, after a pause."""
         self.misses[run.message.id] = self.misses.get(run.message.id, 0) + 1
-        if run.epoch:
-            await self.store.give_back([(run.message.id, run.epoch)])
+        await self._unclaim(run)
         await self._hold(run, delay)
         run.unit.step_back()
         self._let_go(run)
@@ -432,8 +450,7 @@ class Worker:
         assert rate is not None
         if await server.gate.take(server.record.name, rate, self._spawn):
             return self._verdict(run) if run.abort is not None else None
-        if run.epoch:
-            await self.store.give_back([(run.message.id, run.epoch)])
+        await self._unclaim(run)
         run.job = None
         return Denied()
 
@@ -459,7 +476,7 @@ class Worker:
         context._progress = progress
         outcome = await self._executor.run(run)
         self.done += 1
-        unit.executed(run, self.clock.monotonic() - run.began)
+        unit.executed(self.clock.monotonic() - run.began)
         return outcome
 
     def _settle(self, run: Run, outcome: Outcome) -> None:
@@ -512,8 +529,7 @@ class Worker:
 
     async def _give_back(self, run: Run) -> None:
         """The run ended without an outcome: it counts neither as an attempt nor as a crash."""
-        if run.shown:
-            await self._try(self.store.give_back([(run.message.id, run.epoch)]))
+        await self._unclaim(run)
         if not run.unit.ordered:
             for delivery in run.deliveries:
                 delivery.give_back()
@@ -524,6 +540,9 @@ class Worker:
         self._let_go(run)
         if run.unit.ordered and run.unit.wanted and run.delivery.valid:
             run.unit.on_delivery(run.delivery)
+            again = self.runs.get(run.message.id)
+            if again is not None:
+                again.claim = True
 
     def _let_go(self, run: Run) -> None:
         self.forget(run)
