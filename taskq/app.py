@@ -10,10 +10,12 @@ import asyncio
 import atexit
 import inspect
 import random
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, overload
 from weakref import WeakKeyDictionary, WeakMethod
 
@@ -106,7 +108,8 @@ class TaskQ:
         """Declare a function as a task, bare or with options.
 
         Args:
-            name: under which messages find it; by default `module.qualname`.
+            name: under which messages find it; by default `module.qualname`, where the module of a
+                script is named by its file, as a worker imports it.
             queue: a Queue, or the name of one (open unless it is declared).
             retry: a Retry, or a number of retries with the default backoff; None: 3 retries.
             timeout: seconds of one attempt; then it is stopped and counts as failed.
@@ -120,7 +123,7 @@ class TaskQ:
             if isinstance(function, Task):
                 raise InvalidSetting(f"{function!r} is a task already")
             definition = Definition(
-                name=check_task_name(name or f"{function.__module__}.{function.__qualname__}"),
+                name=check_task_name(name or f"{_module_of(function)}.{function.__qualname__}"),
                 queue=self.declare_queue(queue),
                 retry=Retry(max_retries=retry) if isinstance(retry, int) else retry or Retry(),
                 timeout=_limit("timeout", timeout),
@@ -441,6 +444,18 @@ def _limit(name: str, value: float | None) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise InvalidSetting(f"{name} must be seconds above zero, got {value!r}")
     return float(value)
+
+
+def _module_of(function: Callable[..., Any]) -> str:
+    """The function's module, under the name that a worker imports it by, also while it runs as `__main__`."""
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
 
 
 def _same_source(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
