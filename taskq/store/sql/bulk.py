@@ -7,6 +7,7 @@ of rows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,13 +17,13 @@ from sqlalchemy.sql import Select
 
 from taskq.store.lines import Tx
 
-_ARRAYS = {
-    sa.Text: "text[]",
-    sa.Integer: "integer[]",
-    sa.BigInteger: "bigint[]",
-    sa.LargeBinary: "bytea[]",
-    sa.Boolean: "boolean[]",
-    sa.Float: "double precision[]",
+_TYPES = {
+    sa.Text: "text",
+    sa.Integer: "integer",
+    sa.BigInteger: "bigint",
+    sa.LargeBinary: "bytea",
+    sa.Boolean: "boolean",
+    sa.Float: "double precision",
 }
 IGNORE = "DO NOTHING"
 
@@ -36,21 +37,39 @@ def insert_many(tx: Tx, table: sa.Table, columns: Sequence[str], rows: Sequence[
     """
     if not rows:
         return 0
-    statement = _insert(tx.postgres, table, tuple(columns), conflict)
-    if tx.postgres:
-        return tx.connection.exec_driver_sql(
-            statement, tuple(list(column) for column in zip(*rows, strict=True))
-        ).rowcount
-    return tx.connection.exec_driver_sql(statement, [tuple(row) for row in rows]).rowcount
+    names = tuple(columns)
+    if not tx.postgres:
+        return tx.connection.exec_driver_sql(_insert_row(table, names, conflict), [tuple(row) for row in rows]).rowcount
+    values = [list(column) for column in zip(*rows, strict=True)]
+    # A column whose values are all the same travels once: a third of the cost of a usual group is saved.
+    same = tuple(column.count(column[0]) == len(column) for column in values)
+    parameters = tuple(column[0] if alike else column for column, alike in zip(values, same, strict=True))
+    return tx.connection.exec_driver_sql(_insert_arrays(table, names, same, conflict), parameters).rowcount
+
+
+def delete_many(tx: Tx, column: sa.Column[str], values: Sequence[str], also: str = "") -> None:
+    """Delete the rows in which the column has one of the values; `also` narrows them, as `AND …`.
+
+    For the hot path: the statement's text is the same whatever the number of values.
+    """
+    listed = "= ANY(%b::text[])" if tx.postgres else "IN (SELECT value FROM json_each(?))"
+    statement = f"DELETE FROM {column.table.name} WHERE {column.name} {listed} {also}"
+    parameter = list(values) if tx.postgres else json.dumps(values)
+    tx.connection.exec_driver_sql(statement, (parameter,))
 
 
 @lru_cache(maxsize=64)
-def _insert(postgres: bool, table: sa.Table, columns: tuple[str, ...], conflict: str) -> str:
-    head = f"INSERT INTO {table.name} ({', '.join(columns)})"
-    if postgres:
-        arrays = ", ".join(f"%b::{_ARRAYS[type(table.c[name].type)]}" for name in columns)
-        return f"{head} SELECT * FROM unnest({arrays}) ON CONFLICT {conflict}"
-    return f"{head} VALUES ({', '.join('?' * len(columns))}) ON CONFLICT {conflict}"
+def _insert_row(table: sa.Table, columns: tuple[str, ...], conflict: str) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks}) ON CONFLICT {conflict}"
+
+
+@lru_cache(maxsize=256)
+def _insert_arrays(table: sa.Table, columns: tuple[str, ...], same: tuple[bool, ...], conflict: str) -> str:
+    """The statement; columns in `same` are one value, the others arrays, in the columns' order."""
+    types = [_TYPES[type(table.c[name].type)] for name in columns]
+    chosen = [f"%b::{kind}" if alike else f"unnest(%b::{kind}[])" for kind, alike in zip(types, same, strict=True)]
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {', '.join(chosen)} ON CONFLICT {conflict}"
 
 
 def locked(tx: Tx, statement: Select[Any]) -> Select[Any]:

@@ -22,7 +22,7 @@ def next_change(tx: Tx) -> int:
 
 
 def changes(tx: Tx, mark: str | None) -> Changes:
-    # Read before the rows: what is committed in between is seen now and once more next time.
+    # Read before the rows, and only rows up to it: what is committed in between is told next time.
     latest = int(tx.connection.execute(sa.select(tables.store.c.change)).scalar_one())
     since = _since(mark, latest)
     if since == latest:
@@ -31,17 +31,21 @@ def changes(tx: Tx, mark: str | None) -> Changes:
     asked = (
         sa.select(cancels.c.message_id)
         .outerjoin(messages, messages.c.id == cancels.c.message_id)
-        .where(cancels.c.change > since, sa.or_(messages.c.id.is_(None), messages.c.status.not_in(FINAL)))
+        .where(_between(cancels, since, latest), sa.or_(messages.c.id.is_(None), messages.c.status.not_in(FINAL)))
         .order_by(cancels.c.change)
     )
-    changed = sa.select(queues).where(queues.c.change > since).order_by(queues.c.name)
-    deleted = sa.select(gone.c.name).where(gone.c.change > since).order_by(gone.c.name)
+    changed = sa.select(queues).where(_between(queues, since, latest)).order_by(queues.c.name)
+    deleted = sa.select(gone.c.name).where(_between(gone, since, latest)).order_by(gone.c.name)
     return Changes(
         mark=str(latest),
         cancels=list(tx.connection.execute(asked).scalars()),
         queues=[queue_record(row) for row in tx.connection.execute(changed)],
         deleted=[] if since < 0 else list(tx.connection.execute(deleted).scalars()),
     )
+
+
+def _between(table: sa.Table, since: int, latest: int) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.change > since, table.c.change <= latest)
 
 
 def _since(mark: str | None, latest: int) -> int:

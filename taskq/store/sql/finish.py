@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import sqlalchemy as sa
-
 from taskq.store import tables
 from taskq.store.lines import Tx
-from taskq.store.sql.bulk import IGNORE, insert_many
+from taskq.store.sql.bulk import IGNORE, delete_many, insert_many
 
 _LOG = ("message_id", "at", "state", "attempt", "worker", "detail")
 
 
 def drop_cancels(tx: Tx, message_ids: Sequence[str]) -> None:
     """Forget cancels of messages that have their outcome."""
-    tx.connection.execute(sa.delete(tables.cancels).where(tables.cancels.c.message_id.in_(message_ids)))
+    delete_many(tx, tables.cancels.c.message_id, message_ids)
 
 
 def free_dedup(tx: Tx, message_ids: Sequence[str]) -> None:
     """Free the deduplication ids that these messages held until they were final."""
-    held = tables.dedup.c
-    tx.connection.execute(sa.delete(tables.dedup).where(held.message_id.in_(message_ids), held.expires_at.is_(None)))
+    delete_many(tx, tables.dedup.c.message_id, message_ids, "AND expires_at IS NULL")
 
 
 def write_log(tx: Tx, lines: Sequence[tuple[Any, ...]]) -> None:

@@ -128,9 +128,10 @@ def _verdict(one: Settlement, row: tuple[Any, ...], standing: sa.Row[Any] | None
     """What becomes of a settlement in the face of the row that stands; None: it is to be written."""
     if standing is None:
         return None
-    # The commit of an earlier try may have been the last thing that the connection did.
-    mine = (standing.epoch, standing.status, standing.worker, standing.ended_at)
-    if mine == (one.epoch, one.status.value, row[7], row[10]):
+    # The commit of an earlier try may have been the last thing that the connection did. A parked
+    # message may have been released since, which changes its status.
+    written = (standing.epoch, standing.worker, standing.ended_at) == (one.epoch, row[7], row[10])
+    if written and (standing.status == one.status if one.status.final else standing.status not in FINAL):
         return Settled.APPLIED
     if standing.status in FINAL or standing.epoch != one.epoch or standing.hop > one.message.hop:
         return Settled.FENCED

@@ -1,0 +1,131 @@
+"""The store contract on PostgreSQL, and what only a server can do: refuse, go away and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from taskq.errors import StoreUnavailable
+from taskq.outcome import Status
+from taskq.store import adapter, open_store
+from taskq.store.base import Settled, Store
+from tests.contract.store_contract import StoreContract
+from tests.contract.store_support import claim, differences, end, make, settle, status
+from tests.support import Proxy
+
+
+@pytest.fixture
+def name(postgres_url: str) -> Iterator[str]:
+    """A schema of the test's own."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+        yield name
+        connection.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+def within(postgres_url: str, name: str) -> str:
+    return f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-csearch_path%3D{name}"
+
+
+class TestPostgreSQL(StoreContract):
+    @pytest.fixture
+    def url(self, postgres_url: str, name: str) -> str:
+        return within(postgres_url, name)
+
+    @pytest.fixture
+    def spoil(self, url: str) -> Callable[[str], None]:
+        def run(statement: str) -> None:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(statement)
+
+        return run
+
+    @pytest.fixture
+    async def proxied(self, postgres_url: str, name: str) -> AsyncIterator[tuple[Proxy, Store]]:
+        """An open store behind a proxy."""
+        parts = sa.make_url(postgres_url)
+        async with Proxy(parts.host or "127.0.0.1", parts.port or 5432) as proxy:
+            through = parts.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+            store = open_store(within(through, name))
+            await store.open()
+            yield proxy, store
+            await store.close()
+
+    @pytest.fixture
+    def inspect_schema(self, url: str) -> Callable[[], list]:
+        return lambda: differences(
+            sa.create_engine("postgresql+psycopg" + url[url.index(":") :], poolclass=sa.NullPool)
+        )
+
+    async def test_lost_connections(self, proxied: tuple[Proxy, Store]) -> None:
+        """Connections that are cut are made anew, and no verb fails for it."""
+        proxy, store = proxied
+        message = make()
+        assert await settle(store, end(message)) is Settled.APPLIED
+        for _ in range(3):
+            proxy.cut()
+            assert await settle(store, end(make())) is Settled.APPLIED
+            assert set(await asyncio.gather(*(status(store, message) for _ in range(8)))) == {Status.SUCCEEDED}
+
+    async def test_server_away(self, proxied: tuple[Proxy, Store]) -> None:
+        """While the server cannot be reached verbs say so at once; when it is back they go on."""
+        proxy, store = proxied
+        message = make()
+        assert await settle(store, end(message)) is Settled.APPLIED
+        await proxy.stop()
+        with pytest.raises(StoreUnavailable):
+            await status(store, message)
+        async with proxy:
+            assert await status(store, message) is Status.SUCCEEDED
+
+    async def test_server_silent(self, proxied: tuple[Proxy, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server that answers no more costs a verb its time, not for ever; and it is heard when it speaks again."""
+        proxy, store = proxied
+        monkeypatch.setattr(adapter, "ANSWER_SECONDS", 1.0)
+        proxy.silence()
+        with pytest.raises(StoreUnavailable, match="no answer within 1 s"):
+            await store.get("x")
+        proxy.heal()
+        assert await store.get("x") is None
+
+    async def test_locked(self, store: Store, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A row that another transaction holds is waited for in bounded time, and others are not held up."""
+        message, other = make(hop=1), make(hop=1)
+        await claim(store, message)
+        with psycopg.connect(url) as connection:
+            connection.execute("SELECT 1 FROM taskq_messages WHERE id = %s FOR UPDATE", (message.id,))
+            claiming = asyncio.create_task(claim(store, message))
+            assert (await claim(store, other)).epoch == 1
+            with pytest.raises(StoreUnavailable, match="lock timeout"):
+                await claiming
+            connection.rollback()
+        assert (await claim(store, message)).epoch == 2
+
+    async def test_wrong_password(self, postgres_url: str) -> None:
+        """A user or a database that is not there is told without the password."""
+        parts = sa.make_url(postgres_url)
+        for changed in (parts.set(username="nobody-here"), parts.set(database="not-there")):
+            url = changed.set(password="hunter2").render_as_string(hide_password=False)
+            store = open_store(url)
+            with pytest.raises(StoreUnavailable) as caught:
+                await store.open()
+            chain: BaseException | None = caught.value
+            while chain is not None:
+                assert "hunter2" not in f"{chain} {chain!r}"
+                chain = chain.__cause__
+            assert "hunter2" not in store.url + repr(store)
+            await store.close()
+
+    async def test_nobody_there(self) -> None:
+        """A port at which nobody listens is told by its address."""
+        store = open_store("postgresql://u:hunter2@127.0.0.1:9/db")
+        with pytest.raises(StoreUnavailable, match="127.0.0.1") as caught:
+            await store.open()
+        assert "hunter2" not in str(caught.value)
+        await store.close()

@@ -1,0 +1,99 @@
+"""The revisions of the schema, and the indexes that the frequent statements rely on."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import sqlite
+
+from taskq.outcome import Status
+from taskq.store import lines, open_store, schema, tables
+from taskq.store.base import Claim, MessageFilter, Retention, Store
+from tests.contract.store_support import StillClock, at, book, end, make, row
+
+
+def test_revisions() -> None:
+    """The revisions that the code knows are those in the folder, in their order, with one head."""
+    scripts = ScriptDirectory(str(schema._MIGRATIONS))
+    assert tuple(script.revision for script in reversed(list(scripts.walk_revisions()))) == schema.REVISIONS
+    assert scripts.get_heads() == [schema.REVISIONS[-1]]
+
+
+@pytest.mark.anyio
+async def test_no_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No statement of a working day walks through a table, however many rows lie in it."""
+    statements: list[tuple[str, object]] = []
+    make_engine = lines.make_engine
+
+    def listening(place):
+        engine = make_engine(place)
+
+        @sa.event.listens_for(engine, "before_cursor_execute")
+        def note(_connection, _cursor, statement, parameters, _context, many) -> None:
+            statements.append((statement, parameters[0] if many else parameters))
+
+        return engine
+
+    monkeypatch.setattr("taskq.store.adapter.make_engine", listening)
+    path = tmp_path / "t.db"
+    clock = StillClock()
+    store = open_store(f"sqlite:///{path}", clock=clock)
+    await store.open()
+    statements.clear()
+    await _working_day(store, clock)
+    await store.close()
+    connection = sqlite3.connect(path)
+    scans = set()
+    for statement, parameters in statements:
+        if statement.startswith(("BEGIN", "PRAGMA")):
+            continue
+        for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters):
+            if step.startswith("SCAN taskq_") and not step.startswith("SCAN taskq_store"):
+                scans.add((step, statement))
+    connection.close()
+    # Walking an index from its end, until the page is full or the first row is found, is no scan.
+    walks = ("USING INDEX taskq_messages_created", "USING INDEX taskq_waiting_due")
+    assert {one for one in scans if not one[0].endswith(walks)} == set()
+
+
+async def _working_day(store: Store, clock: StillClock) -> None:
+    messages = [make(dedup_id=f"d{number}", hop=1) for number in range(3)]
+    for message in messages:
+        await store.deduplicate(message, window=None, replace=False, row=row(message))
+        await book(store, message, 5)
+    clock.move(10)
+    due = await store.claim_due(10, 5)
+    await store.released([(one.message.id, one.message.hop) for one in due])
+    rows = await store.claim_outbox(10, 5)
+    await store.published([one.id for one in rows])
+    await store.next_due()
+    copies = [one.message.released() for one in due]
+    await store.claim([Claim(copy, "w") for copy in copies])
+    await store.cancel(copies[0].id)
+    await store.changes("0")
+    await store.running(copies[1], worker="w", epoch=1, attempt=1, started_at=at(1))
+    await store.progress(copies[1].id, 1, 1, 2)
+    await store.give_back([(copies[2].id, 1)])
+    await store.settle([end(copies[1], epoch=1), end(make()), end(make(), Status.FAILED)])
+    await store.get(copies[1].id)
+    await store.get_many([copy.id for copy in copies])
+    await store.history(copies[1].id)
+    await store.list(MessageFilter())
+    await store.list(MessageFilter(status=[Status.FAILED], queue="q"))
+    await store.waiting()
+    await store.waiting(queue="q")
+    await store.reschedule(messages[0].id, at(100))
+    await store.prune(Retention(1, 1, 1))
+
+
+def test_statements_are_for_both() -> None:
+    """Every partial index says the same to both databases."""
+    for table in tables.TABLES:
+        for index in table.indexes:
+            conditions = {str(index.dialect_options[name]["where"]) for name in ("sqlite", "postgresql")}
+            assert len(conditions) == 1, index.name
+    assert sqlite.dialect().name == "sqlite"
