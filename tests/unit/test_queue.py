@@ -74,4 +74,3 @@ def test_lanes_share_the_keys() -> None:
     """Keys spread over all lanes, none getting twice its share."""
     lanes = [lane_of(f"key-{n}", 8) for n in range(4000)]
     assert max(lanes.count(lane) for lane in range(8)) < 2 * 4000 / 8
-
