@@ -64,7 +64,8 @@ zones = st.sampled_from([None, UTC, ZoneInfo("Europe/Paris"), ZoneInfo("America/
 hashable = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), any_text, st.binary(max_size=20),
-        st.uuids(), st.dates(), st.times(), st.timedeltas(), st.datetimes(timezones=zones), st.decimals(allow_nan=False),
+        st.uuids(), st.dates(), st.times(), st.timedeltas(),
+        st.datetimes(timezones=zones), st.decimals(allow_nan=False),
         st.complex_numbers(allow_nan=False),
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=3).map(tuple), st.frozensets(inner, max_size=3)),

@@ -100,7 +100,9 @@ def test_which_errors() -> None:
     assert Retry().covers(ValueError())
 
 
-@pytest.mark.parametrize("policy", [Retry(), Retry(9, delay=2.5, jitter=0.25), Retry(delay="retried * 10", max_delay=7)])
+@pytest.mark.parametrize(
+    "policy", [Retry(), Retry(9, delay=2.5, jitter=0.25), Retry(delay="retried * 10", max_delay=7)]
+)
 def test_travels(policy: Retry) -> None:
     """A policy comes back from its wire form as it was."""
     assert Retry.from_wire(policy.to_wire()) == policy

@@ -222,7 +222,8 @@ def russian_doll(depth: int) -> bytes:
         b"", b"\xc1", b"\x91" * 5000, russian_doll(300), ext(2, b"\x91\x90"), ext(2, b"\x05"), ext(4, b"x"),
         ext(99, b""), ext(8, b"x"), ext(9, b"x"), ext(7, b"x"),
         ext(4, b"2024-01-01T00:00:00|0|=No/Where"), ext(4, b"x||"),
-        ext(5, b"2024-13-01"), ext(4, b"2024-01-01T00:00:00|0|=../../etc/passwd"), ext(4, b"2024-01-01T00:00:00|0|" + b"9" * 30),
+        ext(5, b"2024-13-01"), ext(4, b"2024-01-01T00:00:00|0|=../../etc/passwd"),
+        ext(4, b"2024-01-01T00:00:00|0|" + b"9" * 30),
         b"\x81\x90\x01", b"\xa1\xff",
     ],
 )  # fmt: skip
