@@ -50,22 +50,33 @@ class Dispatcher:
         try:
             await self._broker.publish(outgoing)
         except QueueMissing:
-            await self._broker.publish(await self._mended(message, queue))
+            record = await self._make(message, queue)
+            await self._broker.publish(self._routed(message, record))
 
     async def send_many(
         self, messages: Sequence[tuple[Message, Queue | QueueRecord | None]]
     ) -> list[TaskqError | None]:
         """Publish all, waiting for the confirms together; for each None or its error."""
         results = await self._broker.publish_many([self.outgoing(message, queue) for message, queue in messages])
+        missing: dict[str, list[int]] = {}
         for index, result in enumerate(results):
             if isinstance(result, QueueMissing):
-                message, queue = messages[index]
-                try:
-                    await self._broker.publish(await self._mended(message, queue))
-                    results[index] = None
-                except TaskqError as error:
-                    results[index] = error
+                missing.setdefault(messages[index][0].queue, []).append(index)
+        for indexes in missing.values():
+            again = await self._send_mended([messages[index] for index in indexes])
+            for index, result in zip(indexes, again, strict=True):
+                results[index] = result
         return results
+
+    async def _send_mended(
+        self, messages: Sequence[tuple[Message, Queue | QueueRecord | None]]
+    ) -> list[TaskqError | None]:
+        """Make the queue that all of these miss, and publish them in their order."""
+        try:
+            record = await self._make(*messages[0])
+            return await self._broker.publish_many([self._routed(message, record) for message, _ in messages])
+        except TaskqError as error:
+            return [error for _ in messages]
 
     async def send_row(self, row: OutboxRow) -> None:
         """Publish an outbox row."""
@@ -91,16 +102,17 @@ class Dispatcher:
             to = BrokerQueue(Kind.TASK, message.queue)
         return Outgoing(to, message.encode(), message.id, CONTENT_TYPE, message.priority)
 
-    async def _mended(self, message: Message, queue: Queue | QueueRecord | None) -> Outgoing:
-        """Declare what the message needs from the queue's row, made if there is none; where it goes then."""
+    async def _make(self, message: Message, queue: Queue | QueueRecord | None) -> QueueRecord:
+        """Declare what the message needs, from its queue's row, which is made if there is none."""
         store = await self._open_store()
         await self._broker.declare_base(store.id)
-        if isinstance(queue, Queue):
-            record = await store.ensure_queue(queue, origin="code" if limits(queue) else "name")
-        else:
-            record = await store.ensure_queue(Queue(message.queue), origin="name")
+        declared = queue if isinstance(queue, Queue) else Queue(message.queue)
+        record = await store.ensure_queue(declared, origin="code" if limits(declared) else "name")
         for broker_queue in broker_queues(record):
             await self._broker.declare(broker_queue)
+        return record
+
+    def _routed(self, message: Message, record: QueueRecord) -> Outgoing:
         if record.partitions is not None and message.key is None:
             # A message without a key, sent by name to a partitioned queue: its id decides, nothing is lost.
             message = replace(message, key=message.id)
