@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from taskq.broker.memory import forget
-from tests.contract.broker_contract import FIFO, OPEN, BrokerContract, Inbox, Lab, numbered
+from tests.contract.broker_contract import BrokerContract
+from tests.contract.broker_lab import FIFO, OPEN, Inbox, Lab, numbered
 from tests.support import eventually
 
 

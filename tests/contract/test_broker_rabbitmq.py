@@ -13,7 +13,8 @@ import pytest
 from taskq.broker.base import Loss
 from taskq.broker.rabbitmq import frames
 from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed
-from tests.contract.broker_contract import FIFO, OPEN, SLOT, BrokerContract, Inbox, Lab, message, numbered, ready
+from tests.contract.broker_contract import BrokerContract
+from tests.contract.broker_lab import FIFO, OPEN, SLOT, Inbox, Lab, message, numbered, ready
 from tests.support import Proxy, eventually
 
 
