@@ -283,8 +283,8 @@ class ArgumentCheck:
         problems = []
         for problem in error.errors(include_url=False)[:5]:
             place = ".".join(self._place(index, part) for index, part in enumerate(problem["loc"])) or "arguments"
-            shown = repr(problem["input"])
-            problems.append(f"{place}={shown[:80]}: {problem['msg']}")
+            given = "" if problem["type"].startswith("missing") else f"={problem['input']!r:.80}"
+            problems.append(f"{place}{given}: {problem['msg']}")
         return f"{self.name}{self.signature}: " + "; ".join(problems)
 
     def _place(self, index: int, part: object) -> str:

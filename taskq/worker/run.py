@@ -145,11 +145,9 @@ class Places:
 
     async def be_alone(self) -> None:
         """The caller holds a place; return once nobody else does, and keep others out until it is given."""
-        if self.taken == 1 + len(self._sole) and not self.alone:
-            self.alone = True
-            return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sole.append(waiter)
+        self._serve()
         await waiter
 
 
