@@ -1,0 +1,111 @@
+"""What the examples share: an app that needs nothing, and workers to run it, here or as processes.
+
+A program of your own says `app = TaskQ(broker="amqp://…", store="postgresql://…")` and is served by
+`taskq worker module:app`. The examples run as they are, so they take `TASKQ_BROKER` and
+`TASKQ_STORE` if these are set, else a broker inside the process and a temporary SQLite file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from taskq import TaskQ
+from taskq.worker.worker import Worker
+
+HERE = Path(__file__).resolve().parent
+
+
+def an_app(**settings: Any) -> TaskQ:
+    """An app on the broker and store of the environment, or on `memory://` and a file that is removed at the end."""
+    os.environ.setdefault("TASKQ_BROKER", "memory://")
+    if "TASKQ_STORE" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="taskq-example-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["TASKQ_STORE"] = f"sqlite:///{folder}/taskq.db"
+    return TaskQ(**settings)
+
+
+@contextlib.asynccontextmanager
+async def worker(app: TaskQ, **options: Any) -> AsyncIterator[Worker]:
+    """A worker in the running event loop; at the end it finishes what it has, and the app is closed."""
+    one = Worker(app, **options)
+    serving = asyncio.create_task(one.run())
+    started = asyncio.create_task(one.started.wait())
+    try:
+        await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+        yield one
+    finally:
+        started.cancel()
+        one.stop()
+        await asyncio.gather(serving, return_exceptions=True)
+        await app.close()
+
+
+@contextlib.contextmanager
+def worker_thread(app: TaskQ, **options: Any) -> Iterator[None]:
+    """The same on a thread of its own, beside sync code."""
+    ready, leave = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    async def serve() -> None:
+        async with worker(app, **options):
+            ready.set()
+            await asyncio.to_thread(leave.wait)
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:  # raised again by whoever waits for this thread
+            failures.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="worker")
+    thread.start()
+    try:
+        ready.wait()
+        if not failures:
+            yield
+    finally:
+        leave.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+@contextlib.contextmanager
+def worker_processes(app_ref: str, count: int, *options: str, log: Path | None = None) -> Iterator[list[int]]:
+    """So many `taskq worker` processes; gives their ids. SIGTERM ends them, and they must exit with 0."""
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    plan = {"app_ref": app_ref, "concurrency": int(dict(zip(options, options[1:], strict=False)).get("-c", 16))}
+    command = [sys.executable, "-m", "taskq.worker.process", json.dumps(plan)]
+    with contextlib.ExitStack() as files:
+        output = files.enter_context(log.open("ab")) if log is not None else None
+        processes = [
+            subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output)
+            for _ in range(count)
+        ]
+        try:
+            yield [process.pid for process in processes]
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            codes = [process.wait(timeout=60) for process in processes]
+    if any(codes):
+        raise RuntimeError(f"workers ended with {codes}, not 0")
