@@ -12,15 +12,16 @@ import contextlib
 import os
 import threading
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.services import Service, services
+from tests.servers import RabbitNode
+from tests.services import Service, make_node, services
 
-NEED_A_SERVER = frozenset({"rabbitmq_url", "postgres_url"})
+NEED_A_SERVER = frozenset({"rabbitmq_url", "postgres_url", "rabbit_node"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,6 +67,21 @@ def rabbitmq_url(_services: tuple[Service, Service]) -> str:
 def postgres_url(_services: tuple[Service, Service]) -> str:
     """A database of a PostgreSQL in which the tests may make schemas."""
     return _services[1].url
+
+
+@pytest.fixture
+def rabbit_node() -> Iterator[Callable[..., RabbitNode]]:
+    """Starts RabbitMQ nodes that belong to this test alone: `rabbit_node({"consumer_timeout": "10000"})`."""
+    nodes: list[RabbitNode] = []
+
+    def make(config: Mapping[str, str] | None = None) -> RabbitNode:
+        nodes.append(make_node(config))
+        nodes[-1].start()
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.stop()
 
 
 # -- a room of its own for every test -----------------------------------------------------------

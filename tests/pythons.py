@@ -35,11 +35,11 @@ def interpreters() -> dict[tuple[int, int], str]:
     return {minor: program for minor, (_, program) in sorted(newest.items())}
 
 
-def version_of(program: str) -> list[int] | None:
+def version_of(program: str) -> tuple[int, int, int] | None:
     """Its version; None if it is no Python that can make virtual environments (or a shim without one)."""
     check = "import ensurepip, json, sys, venv; print(json.dumps(sys.version_info[:3]))"
     done = subprocess.run([program, "-c", check], capture_output=True, text=True)
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    return tuple(json.loads(done.stdout)) if done.returncode == 0 else None
 
 
 def passes(name: str, program: str) -> bool:

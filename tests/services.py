@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +171,6 @@ def find(wanted: Wanted, folder: Path, durable: bool) -> Service:
     if wanted.installed():
         server = wanted.server(folder / wanted.package, durable)
         server.start()
-        note(folder)
         return Service(server.url, "a private server", server.stop)
     if docker_runs():
         return wanted.contain()
@@ -189,9 +188,7 @@ def find_both(durable: bool = False) -> tuple[Service, Service]:
         CannotStart: one of them cannot be had; the other was ended.
     """
     sweep()
-    folder = home() / str(os.getpid())
-    folder.mkdir(mode=0o755)
-    note(folder)
+    folder = own_folder()
     for wanted in (BROKER, STORE):  # one after the other: the package manager is not to be run twice at once
         if not os.environ.get(wanted.variable) and not wanted.installed() and not wanted.lets_in(wanted.standard):
             install(wanted.package)
@@ -231,9 +228,12 @@ def home() -> Path:
     return path
 
 
-def note(folder: Path) -> None:
-    """Write down who owns the folder, for `sweep`."""
+def own_folder() -> Path:
+    """The folder of this process's servers, marked as its own for `sweep`; made if it is not there."""
+    folder = home() / str(os.getpid())
+    folder.mkdir(mode=0o755, exist_ok=True)
     (folder / "owner").write_text(json.dumps([os.getpid(), born(os.getpid())]))
+    return folder
 
 
 def born(pid: int) -> str:
@@ -313,6 +313,17 @@ def install(package: str) -> bool:
             POLICY.unlink()
         if Path("/run/systemd/system").exists():  # nor is it to start at the next boot
             subprocess.run(["systemctl", "disable", "--now", "--quiet", package], capture_output=True)
+
+
+def make_node(config: Mapping[str, str] | None = None) -> RabbitNode:
+    """A RabbitMQ node of the caller's own, not started: to be killed, cut off or configured as no shared one may be.
+
+    Raises:
+        CannotStart: RabbitMQ is neither installed nor can be.
+    """
+    if rabbit_programs() is None and not install(BROKER.package):
+        raise CannotStart(f"this needs a RabbitMQ of its own: apt-get install {BROKER.package}")
+    return RabbitNode(Path(tempfile.mkdtemp(prefix="node-", dir=own_folder())), config=config)
 
 
 def need(program: str, package: str) -> str:

@@ -1,0 +1,139 @@
+"""The files in deploy/ are what Compose, systemd and RabbitMQ take, and agree with each other and with the settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import yaml
+
+from taskq.settings import load_settings
+from tests.servers import RabbitNode
+from tests.services import need
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+UNIT = DEPLOY / "systemd" / "taskq-worker@.service"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+def rabbitmq_conf() -> dict[str, str]:
+    lines = (DEPLOY / "rabbitmq" / "rabbitmq.conf").read_text().splitlines()
+    return dict(re.split(r"\s*=\s*", line, maxsplit=1) for line in lines if line and not line.startswith("#"))
+
+
+def seconds(text: str) -> int:
+    return int(text.removesuffix("s"))
+
+
+def unit_settings() -> dict[str, str]:
+    lines = UNIT.read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_compose_schema() -> None:
+    """The compose file is valid by the compose specification's own schema."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, str(DEPLOY / "compose.yaml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_compose_mounts_what_is_there() -> None:
+    """Every file that a container mounts or is built from exists."""
+    for service in COMPOSE["services"].values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("./"):
+                assert (DEPLOY / source).is_file(), source
+            elif not source.startswith("$"):
+                assert source in COMPOSE["volumes"], source
+    build = COMPOSE["services"]["worker"]["build"]
+    assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
+    assert (DEPLOY / build["context"] / "pyproject.toml").is_file()
+
+
+def test_compose_settings_are_settings() -> None:
+    """Every TASKQ_ variable of the worker is a setting with a value that it takes."""
+    given = {
+        name.removeprefix("TASKQ_").lower(): re.sub(r"\$\{\w+\}", "secret", value)
+        for name, value in COMPOSE["services"]["worker"]["environment"].items()
+    }
+    settings = load_settings(**given)
+    assert settings.broker == "amqp://taskq:secret@broker/" and settings.store.startswith("postgresql://")
+
+
+def test_stopping_takes_as_long_as_the_grace() -> None:
+    """Compose and systemd wait longer for a worker than its tasks get to finish."""
+    worker = COMPOSE["services"]["worker"]
+    assert seconds(worker["stop_grace_period"]) > float(worker["environment"]["TASKQ_GRACE"])
+    assert int(unit_settings()["TimeoutStopSec"]) > load_settings().grace
+
+
+def test_timeouts_agree() -> None:
+    """Workers are told the acknowledgement timeout that the broker's configuration sets."""
+    told = float(COMPOSE["services"]["worker"]["environment"]["TASKQ_BROKER_ACK_TIMEOUT"])
+    assert int(rabbitmq_conf()["consumer_timeout"]) == told * 1000
+
+
+def test_dockerfile() -> None:
+    """The image installs extras that exist, on a Python that is claimed, and does not run as root."""
+    import tomllib
+
+    text = (DEPLOY / "Dockerfile").read_text()
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    extras = re.search(r"/src\[([\w,]+)\]", text)
+    version = re.search(r"FROM python:(3\.\d+)", text)
+    assert extras and set(extras[1].split(",")) <= set(project["optional-dependencies"])
+    assert version and f"Programming Language :: Python :: {version[1]}" in project["classifiers"]
+    assert re.search(r"^USER (?!root)", text, re.MULTILINE)
+
+
+def test_units_verify(tmp_path: Path) -> None:
+    """`systemd-analyze verify` finds nothing to say about the units."""
+    analyze = need("systemd-analyze", "systemd")
+    program = tmp_path / "taskq"  # the one that the unit names is installed by whoever deploys
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    unit = tmp_path / UNIT.name.replace("@", "@shop")
+    unit.write_text(UNIT.read_text().replace("/opt/taskq/bin/taskq", str(program)))
+    target = tmp_path / "taskq.target"
+    target.write_text((DEPLOY / "systemd" / "taskq.target").read_text())
+    done = subprocess.run([analyze, "verify", "--man=no", str(target), str(unit)], capture_output=True, text=True)
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "taskq" in line]
+    assert done.returncode == 0 and ours == []
+
+
+def test_verify_would_tell(tmp_path: Path) -> None:
+    """The same examination refuses a unit with a misspelt setting and a program that is not there."""
+    analyze = need("systemd-analyze", "systemd")
+    unit = tmp_path / "taskq-bad.service"
+    unit.write_text("[Service]\nExecStart=/nowhere/taskq\nRestrat=always\n")
+    done = subprocess.run([analyze, "verify", "--man=no", str(unit)], capture_output=True, text=True)
+    assert "Restrat" in done.stderr and "/nowhere/taskq" in done.stderr
+
+
+def test_sysusers() -> None:
+    """The user that the unit names is the one that sysusers makes."""
+    text = (DEPLOY / "systemd" / "taskq.sysusers.conf").read_text()
+    assert re.search(rf"^u {unit_settings()['User']} ", text, re.MULTILINE)
+
+
+async def test_rabbitmq_takes_configuration_and_policies(rabbit_node: Callable[..., RabbitNode]) -> None:
+    """A node boots with the configuration, obeys it, and a queue of ours gets the policy."""
+    node = rabbit_node(rabbitmq_conf())
+    assert node.ctl("eval", "application:get_env(rabbit, consumer_timeout).").strip() == "{ok,86400000}"
+    node.ctl("import_definitions", str(DEPLOY / "rabbitmq" / "policies.json"))
+    policies = json.loads(node.ctl("list_policies", "--formatter", "json"))
+    assert [policy["name"] for policy in policies] == ["taskq-bound"]
+    connection = await aio_pika.connect(node.url)
+    async with connection:
+        channel = await connection.channel()
+        for name in ("taskq.q.mails", "taskq.slot.mails.0", "other"):
+            await channel.declare_queue(name, durable=True, arguments={"x-queue-type": "quorum"})
+    queues = json.loads(node.ctl("list_queues", "name", "policy", "--formatter", "json"))
+    assert {queue["name"]: queue["policy"] for queue in queues if queue["policy"]} == {"taskq.q.mails": "taskq-bound"}
