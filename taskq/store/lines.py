@@ -38,6 +38,9 @@ class Contended(Exception):
     """Another transaction changed what this one had looked at: roll back and run the verb again."""
 
 
+_SERVER_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+
+
 @dataclass(frozen=True, slots=True)
 class Tx:
     """A transaction, as the verbs in `sql` see it."""
@@ -50,10 +53,20 @@ class Tx:
         """The store's clock at this moment, in microseconds."""
         if self.clock is not None:
             return to_us(self.clock.now())
-        return int(self.connection.execute(_SERVER_NOW).scalar_one())
+        return int(self.connection.exec_driver_sql(f"SELECT {_SERVER_NOW}").scalar_one())
 
+    @property
+    def now_sql(self) -> str:
+        """The store's clock within a `text` statement, which takes `now_parameters` then."""
+        return ":now" if self.clock is not None else _SERVER_NOW.replace(":", r"\:")
 
-_SERVER_NOW = sa.text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+    def now_parameters(self) -> dict[str, int]:
+        return {} if self.clock is None else {"now": to_us(self.clock.now())}
+
+    @property
+    def greatest(self) -> str:
+        """The function that gives the largest of its arguments."""
+        return "greatest" if self.postgres else "max"
 
 
 class Line:

@@ -15,17 +15,19 @@ from taskq.queue import QueueRecord, RateLimit
 from taskq.store.base import LogEntry, MessageRecord, OutboxRow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 FINAL = tuple(status.value for status in Status if status.final)
 
 
 def to_us(instant: datetime) -> int:
     """Microseconds since the epoch."""
-    return round(instant.timestamp() * 1_000_000)
+    # Not by `timestamp()`: from 2106 on a float of seconds is off by one at times.
+    return (instant - _EPOCH) // _MICROSECOND
 
 
 def maybe_us(instant: datetime | None) -> int | None:
-    return None if instant is None else round(instant.timestamp() * 1_000_000)
+    return None if instant is None else to_us(instant)
 
 
 def from_us(value: int) -> datetime:

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -18,11 +18,12 @@ from taskq.errors import SchemaTooNew, StoreUnavailable
 from taskq.outcome import Status
 from taskq.queue import Queue, RateLimit
 from taskq.store import open_store
-from taskq.store.base import Claim, Settled, Store, WaitingRow
+from taskq.store.base import Claim, Retention, Settled, Store, WaitingRow
 from tests.contract.store_keeping import DeadLetterBox, Deduplication, Pruning, QueueBook, Starts
 from tests.contract.store_runs import Cancelling, Runs
 from tests.contract.store_support import StillClock, at, book, claim, end, make, parked, row, settle, status
 from tests.contract.store_waiting import WaitingRoom
+from tests.support import eventually
 
 
 class Together:
@@ -183,6 +184,10 @@ class Together:
                 assert message.id in asked or await status(stores[0], message) is Status.CANCELLED
 
 
+async def _granted(store: Store, rate: RateLimit) -> bool:
+    return (await store.take_starts("q", 1, rate, 0)).granted == 1
+
+
 class StoreContract(Runs, Cancelling, WaitingRoom, DeadLetterBox, QueueBook, Starts, Deduplication, Pruning, Together):
     pytestmark = pytest.mark.anyio
 
@@ -212,8 +217,21 @@ class StoreContract(Runs, Cancelling, WaitingRoom, DeadLetterBox, QueueBook, Sta
         store = open_store(url)
         await store.open()
         now = await store.now()
-        await store.close()
         assert abs((now - datetime.now(UTC)).total_seconds()) < 5
+        message = make(dedup_id="d")
+        await store.book([WaitingRow(message, now - timedelta(seconds=1)), WaitingRow(make(), now + timedelta(days=1))])
+        await store.deduplicate(message, window=60, replace=False, row=replace(row(message), due_at=now))
+        assert [one.message.id for one in await store.claim_due(10, 5)] == [message.id]
+        assert len(await store.claim_outbox(10, 5)) == 1
+        rate = RateLimit(3, per=0.2)
+        assert (await store.take_starts("q", 2, rate, 0)).granted == 2
+        permits = await store.take_starts("q", 2, rate, 0)
+        assert permits.granted == 1 and 0 < permits.retry_in <= 0.2
+        await store.restamp("q", 1)
+        await eventually(lambda: _granted(store, rate))
+        assert await store.cancel("x") == "asked"
+        assert await store.prune(Retention(60, 60, 60)) == 0
+        await store.close()
 
     async def test_not_open(self, url: str) -> None:
         """A store that was not opened, or was closed, says so."""

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from taskq.errors import StoreUnavailable
 from taskq.outcome import Status
-from taskq.store import adapter, open_store
+from taskq.store import adapter, lines, open_store
 from taskq.store.base import Settled, Store
 from tests.contract.store_contract import StoreContract
 from tests.contract.store_support import claim, differences, end, make, settle, status
@@ -94,8 +94,11 @@ class TestPostgreSQL(StoreContract):
         proxy.heal()
         assert await store.get("x") is None
 
-    async def test_locked(self, store: Store, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_locked(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A row that another transaction holds is waited for in bounded time, and others are not held up."""
+        monkeypatch.setattr(lines, "BUSY_SECONDS", 0.5)
+        store = open_store(url)
+        await store.open()
         message, other = make(hop=1), make(hop=1)
         await claim(store, message)
         with psycopg.connect(url) as connection:
@@ -106,6 +109,7 @@ class TestPostgreSQL(StoreContract):
                 await claiming
             connection.rollback()
         assert (await claim(store, message)).epoch == 2
+        await store.close()
 
     async def test_wrong_password(self, postgres_url: str) -> None:
         """A user or a database that is not there is told without the password."""

@@ -58,6 +58,32 @@ def delete_many(tx: Tx, column: sa.Column[str], values: Sequence[str], also: str
     tx.connection.exec_driver_sql(statement, (parameter,))
 
 
+def for_each(
+    tx: Tx, verb: str, table: sa.Table, columns: Sequence[str], keys: Sequence[Sequence[Any]], also: str
+) -> None:
+    """Delete or update the rows whose columns have the values of a key, for each key.
+
+    A list of pairs in one WHERE would make SQLite walk through the table.
+
+    Args:
+        verb: `DELETE`, or `SET …` for an update.
+        also: narrows the rows, as `AND …`.
+    """
+    if not keys:
+        return
+    deleting = verb == "DELETE"
+    head = f"DELETE FROM {table.name}" if deleting else f"UPDATE {table.name} {verb}"
+    if not tx.postgres:
+        where = " AND ".join(f"{name} = ?" for name in columns)
+        tx.connection.exec_driver_sql(f"{head} WHERE {where} {also}", [tuple(key) for key in keys])
+        return
+    arrays = ", ".join(f"%b::{_TYPES[type(table.c[name].type)]}[]" for name in columns)
+    where = " AND ".join(f"{table.name}.{name} = key.{name}" for name in columns)
+    source = f"{'USING' if deleting else 'FROM'} unnest({arrays}) AS key({', '.join(columns)})"
+    values = tuple(list(column) for column in zip(*keys, strict=True))
+    tx.connection.exec_driver_sql(f"{head} {source} WHERE {where} {also}", values)
+
+
 @lru_cache(maxsize=64)
 def _insert_row(table: sa.Table, columns: tuple[str, ...], conflict: str) -> str:
     marks = ", ".join("?" * len(columns))
@@ -77,9 +103,17 @@ def locked(tx: Tx, statement: Select[Any]) -> Select[Any]:
     return statement.with_for_update() if tx.postgres else statement
 
 
-def unlocked_only(tx: Tx, statement: Select[Any], of: sa.Table | None = None) -> Select[Any]:
-    """The statement, taking the locks of its rows (in `of`) and leaving out those that others hold."""
-    return statement.with_for_update(skip_locked=True, of=of) if tx.postgres else statement
+def once(tx: Tx, statement: Select[Any], of: sa.Table | None = None) -> Select[Any]:
+    """The statement, to choose the rows of an update or delete by their keys: it takes the locks of its
+    rows (in `of`) and leaves out those that others hold.
+
+    For PostgreSQL in a WITH: it may run a plain subquery again for every row, which then locks others each
+    time. Not for SQLite: its driver counts the rows of statements that begin with their verb only.
+    """
+    if not tx.postgres:
+        return statement
+    chosen = statement.with_for_update(skip_locked=True, of=of).cte("chosen")
+    return sa.select(*chosen.columns)
 
 
 def distinct(keys: Sequence[str]) -> list[list[int]]:

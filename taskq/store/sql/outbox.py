@@ -10,7 +10,7 @@ from taskq.store import tables
 from taskq.store.base import OutboxRow
 from taskq.store.lines import Tx
 from taskq.store.rows import clean, outbox_row, to_us
-from taskq.store.sql.bulk import insert_many, unlocked_only
+from taskq.store.sql.bulk import insert_many, once
 
 T = tables.outbox
 _COLUMNS = ("id", "target", "queue", "body", "content_type", "message_id", "due_at", "attempts")
@@ -42,10 +42,7 @@ def claim_outbox(tx: Tx, limit: int, lease: float) -> list[OutboxRow]:
     now = tx.now()
     due = sa.select(T.c.id).where(T.c.due_at <= now, T.c.claimed_until <= now).order_by(T.c.due_at, T.c.id).limit(limit)
     taken = (
-        sa.update(T)
-        .where(T.c.id.in_(unlocked_only(tx, due)))
-        .values(claimed_until=now + round(lease * 1_000_000))
-        .returning(T)
+        sa.update(T).where(T.c.id.in_(once(tx, due))).values(claimed_until=now + round(lease * 1_000_000)).returning(T)
     )
     rows = [outbox_row(row) for row in tx.connection.execute(taken)]
     return sorted(rows, key=lambda row: (row.due_at, row.id))

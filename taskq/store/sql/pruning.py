@@ -8,7 +8,7 @@ from taskq.store import tables
 from taskq.store.base import Retention
 from taskq.store.lines import Tx
 from taskq.store.rows import FINAL
-from taskq.store.sql.bulk import unlocked_only
+from taskq.store.sql.bulk import once
 
 BATCH = 250
 CANCEL_SECONDS = 30 * 86400.0  # a cancel of an id that never shows up
@@ -32,7 +32,7 @@ def prune_batch(tx: Tx, kind: str, keep: Retention, limit: int) -> int:
     key = list(table.primary_key.columns)
     chosen = sa.select(*key).where(condition).limit(limit)
     # Rows that somebody is writing are left for another time.
-    chosen = unlocked_only(tx, chosen, of=table)
+    chosen = once(tx, chosen, of=table)
     deleted = tx.connection.execute(sa.delete(table).where(sa.tuple_(*key).in_(chosen))).rowcount
     if kind == "windows" and deleted:
         orphans = tables.starts.c.queue.not_in(sa.select(tables.windows.c.queue))

@@ -15,7 +15,7 @@ from taskq.store import tables
 from taskq.store.base import Permits
 from taskq.store.lines import Tx
 from taskq.store.rows import clean
-from taskq.store.sql.bulk import IGNORE, insert_many, locked
+from taskq.store.sql.bulk import IGNORE, insert_many
 
 W = tables.windows
 S = tables.starts
@@ -31,7 +31,7 @@ def take_starts(tx: Tx, queue: str, wanted: int, rate: RateLimit, slack: float) 
     total = window.total + granted
     if granted:
         insert_many(tx, S, ("queue", "at", "upto"), [(queue, now, total)], f"(queue, at, upto) {IGNORE}")
-    tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(total=total, past=past, last_at=now))
+    tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(total=total, past=past))
     if granted >= wanted:
         return Permits(granted)
     # The next may start when enough stamps have left for one more: all up to this count.
@@ -55,11 +55,15 @@ def restamp(tx: Tx, queue: str, starts: int) -> None:
     if cut is not None and kept > (window.past if before is None else before):
         rows.append((queue, cut, kept))
     insert_many(tx, S, ("queue", "at", "upto"), sorted(rows), f"(queue, at, upto) {IGNORE}")
-    tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(last_at=now))
 
 
-def _held(tx: Tx, queue: str) -> tuple[sa.Row[tuple[str, int, int, int]], int]:
+def _held(tx: Tx, queue: str) -> tuple[sa.Row[tuple[int, int]], int]:
     """The window's row, made if there is none and locked, and the clock read after that."""
-    insert_many(tx, W, ("queue", "total", "past", "last_at"), [(queue, 0, 0, 0)], f"(queue) {IGNORE}")
-    window = tx.connection.execute(locked(tx, sa.select(W).where(W.c.queue == queue))).one()
-    return window, max(tx.now(), window.last_at)
+    # SET is evaluated when the lock is held: the instant is not one from before a wait for it.
+    statement = sa.text(
+        f"INSERT INTO taskq_windows (queue, total, past, last_at) VALUES (:queue, 0, 0, {tx.now_sql})"
+        f" ON CONFLICT (queue) DO UPDATE SET last_at = {tx.greatest}(taskq_windows.last_at, {tx.now_sql})"
+        " RETURNING total, past, last_at"
+    )
+    window = tx.connection.execute(statement, {"queue": queue, **tx.now_parameters()}).one()
+    return window, int(window.last_at)

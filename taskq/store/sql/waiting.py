@@ -20,7 +20,7 @@ from taskq.store.base import Page, WaitingRow
 from taskq.store.lines import Contended, Tx
 from taskq.store.rows import FINAL, clean, from_cursor, from_us, maybe_from_us, to_cursor, to_us
 from taskq.store.sql import cancels
-from taskq.store.sql.bulk import IGNORE, insert_many, locked, unlocked_only
+from taskq.store.sql.bulk import IGNORE, for_each, insert_many, locked, once
 from taskq.store.sql.messages import cancelled, wait
 
 T = tables.waiting
@@ -75,7 +75,7 @@ def claim_due(tx: Tx, limit: int, lease: float) -> tuple[list[WaitingRow], list[
     )
     taken = (
         sa.update(T)
-        .where(sa.tuple_(T.c.id, T.c.hop).in_(unlocked_only(tx, due)))
+        .where(sa.tuple_(T.c.id, T.c.hop).in_(once(tx, due)))
         .values(claimed_until=now + round(lease * 1_000_000))
         .returning(T.c.id, T.c.hop, T.c.due_at, T.c.body)
     )
@@ -98,14 +98,9 @@ def _waiting_row(row: sa.Row[Any]) -> WaitingRow:
 
 def released(tx: Tx, keys: Sequence[tuple[str, int]]) -> None:
     keys = sorted((clean(message_id), hop) for message_id, hop in keys)
-    if not keys:
-        return
-    pairs = sa.tuple_(M.c.id, M.c.hop).in_(keys)
-    select = sa.select(M.c.id).where(pairs, M.c.status == "WAITING").order_by(M.c.id)
-    ids = list(tx.connection.execute(locked(tx, select)).scalars())
-    if ids:
-        tx.connection.execute(sa.update(M).where(M.c.id.in_(ids)).values(status="QUEUED", not_before=None))
-    tx.connection.execute(sa.delete(T).where(sa.tuple_(T.c.id, T.c.hop).in_(keys)))
+    onward = "SET status = 'QUEUED', not_before = NULL"
+    for_each(tx, onward, M, ("id", "hop"), keys, "AND status = 'WAITING'")
+    for_each(tx, "DELETE", T, ("id", "hop"), keys, "")
 
 
 def next_due(tx: Tx) -> datetime | None:

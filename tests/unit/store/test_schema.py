@@ -23,6 +23,10 @@ def test_revisions() -> None:
     assert scripts.get_heads() == [schema.REVISIONS[-1]]
 
 
+# One row, a row a queue, or a row per cancel that is asked for and not yet obeyed.
+SMALL = ("taskq_store", "taskq_windows", "taskq_queues_gone", "taskq_cancels")
+
+
 @pytest.mark.anyio
 async def test_no_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No statement of a working day walks through a table, however many rows lie in it."""
@@ -52,7 +56,7 @@ async def test_no_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         if statement.startswith(("BEGIN", "PRAGMA")):
             continue
         for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters):
-            if step.startswith("SCAN taskq_") and not step.startswith("SCAN taskq_store"):
+            if step.startswith("SCAN taskq_") and step.split()[1] not in SMALL:
                 scans.add((step, statement))
     connection.close()
     # Walking an index from its end, until the page is full or the first row is found, is no scan.
