@@ -86,7 +86,7 @@ class Client:
                     raise
                 self._broker = broker
             if self.dispatcher is None:
-                self.dispatcher = Dispatcher(broker=self._broker, open_store=self.store)
+                self.dispatcher = Dispatcher(broker=self._broker, open_store=self.store, clock=self.clock)
             if self._reply_to is None:
                 self._reply_to = await self._broker.reply_queue(self._on_replies, self._on_reply_queue)
             self._ready = True

@@ -10,10 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from taskq.broker.base import DEAD, WAITING, Broker, BrokerQueue, Kind, Outgoing
+from taskq.clock import Clock
 from taskq.errors import QueueMissing, TaskqError
 from taskq.message import CONTENT_TYPE, Message, decode
 from taskq.queue import Queue, QueueRecord, lane_of
 from taskq.store.base import OutboxRow, Store
+
+KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
 
 
 def broker_queues(record: QueueRecord) -> list[BrokerQueue]:
@@ -33,8 +36,10 @@ def task_queue(name: str, record: QueueRecord | None = None) -> BrokerQueue:
 class Dispatcher:
     """Publishes messages where they belong."""
 
-    def __init__(self, *, broker: Broker, open_store: Callable[[], Awaitable[Store]]) -> None:
+    def __init__(self, *, broker: Broker, open_store: Callable[[], Awaitable[Store]], clock: Clock) -> None:
         self._broker = broker
+        self._clock = clock
+        self._records: dict[str, tuple[float, QueueRecord | None]] = {}
         self._open_store = open_store
 
     async def send(self, message: Message, queue: Queue | QueueRecord | None = None) -> None:
@@ -46,6 +51,7 @@ class Dispatcher:
         Raises:
             PublishUnconfirmed, BrokerUnavailable: as `Broker.publish`.
         """
+        queue = await self._ranked(message, queue)
         outgoing = self.outgoing(message, queue)
         try:
             await self._broker.publish(outgoing)
@@ -57,6 +63,7 @@ class Dispatcher:
         self, messages: Sequence[tuple[Message, Queue | QueueRecord | None]]
     ) -> list[TaskqError | None]:
         """Publish all, waiting for the confirms together; for each None or its error."""
+        messages = [(message, await self._ranked(message, queue)) for message, queue in messages]
         results = await self._broker.publish_many([self.outgoing(message, queue) for message, queue in messages])
         missing: dict[str, list[int]] = {}
         for index, result in enumerate(results):
@@ -67,6 +74,17 @@ class Dispatcher:
             for index, result in zip(indexes, again, strict=True):
                 results[index] = result
         return results
+
+    async def _ranked(self, message: Message, queue: Queue | QueueRecord | None) -> Queue | QueueRecord | None:
+        """What is known of the queue; a message with a priority needs to know whether its queue obeys it."""
+        if not message.priority or _obeys_priorities(queue) or (isinstance(queue, Queue) and limits(queue)):
+            return queue
+        now = self._clock.monotonic()
+        known = self._records.get(message.queue)
+        if known is None or now - known[0] > KNOWN_FOR:
+            known = (now, await (await self._open_store()).get_queue(message.queue))
+            self._records[message.queue] = known
+        return known[1] or queue
 
     async def _send_mended(
         self, messages: Sequence[tuple[Message, Queue | QueueRecord | None]]
@@ -99,7 +117,7 @@ class Dispatcher:
         if partitions is not None and message.key is not None:
             to = BrokerQueue(Kind.LANE, message.queue, lane_of(message.key, partitions), ordered=True)
         else:
-            to = BrokerQueue(Kind.TASK, message.queue)
+            to = BrokerQueue(Kind.TASK, message.queue, priorities=_obeys_priorities(queue))
         return Outgoing(to, message.encode(), message.id, CONTENT_TYPE, message.priority)
 
     async def _make(self, message: Message, queue: Queue | QueueRecord | None) -> QueueRecord:
@@ -117,6 +135,15 @@ class Dispatcher:
             # A message without a key, sent by name to a partitioned queue: its id decides, nothing is lost.
             message = replace(message, key=message.id)
         return self.outgoing(message, record)
+
+
+def _obeys_priorities(queue: Queue | QueueRecord | None) -> bool:
+    match queue:
+        case Queue():
+            return queue.priorities
+        case QueueRecord():
+            return queue.born_priorities
+    return False
 
 
 def limits(queue: Queue) -> bool:

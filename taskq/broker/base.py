@@ -62,7 +62,7 @@ class Outgoing:
     body          bytes
     message_id    str, for the broker's own tools; taskq reads the body
     content_type  str
-    priority      int, obeyed by queues with priorities
+    priority      int, 0 to 31, larger first; counts only if `to.priorities`
     """
 
     to: BrokerQueue
@@ -233,7 +233,8 @@ class Broker(Protocol):
         """Make sure the queue exists and is bound. A SLOT also gets its one token (again harmless).
 
         Raises:
-            QueueMismatch: it exists with other arguments.
+            QueueMismatch: it exists with other arguments. (From RabbitMQ 4.3 on a queue with priorities
+                has the same arguments as one without: that difference is not seen there.)
         """
         ...
 

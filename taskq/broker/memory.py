@@ -513,7 +513,8 @@ class MemoryBroker:
             queue = self.server.queues.get(name)
             if queue is None:
                 raise QueueMissing(f"queue {name} does not exist: the message {message.message_id} was returned")
-            self.server.put(queue, bytes(message.body), message.content_type, message.message_id, message.priority)
+            priority = message.priority if message.to.priorities else 0
+            self.server.put(queue, bytes(message.body), message.content_type, message.message_id, priority)
 
     def send(self, reply_queue: str, body: bytes) -> None:
         with self.server.lock:

@@ -103,7 +103,8 @@ class ConfirmChannel:
         self._sequence = sequence = self._sequence + 1
         self._pending[sequence] = (batch, index, route)
         number = self.amqp.number
-        priority = min(max(message.priority, 0), MAX_PRIORITY)
+        # From 4.3 on every quorum queue obeys priorities, which would break the order of those that must not.
+        priority = min(max(message.priority, 0), MAX_PRIORITY) if message.to.priorities else 0
         header = frames.content_header(
             number, len(message.body), content_type, priority, str(sequence), message.message_id
         )
