@@ -10,7 +10,7 @@ import asyncio
 import pytest
 
 from taskq.broker.base import BrokerQueue, Depth, Kind, Loss
-from taskq.broker.topology import Names
+from taskq.broker.topology import Names, arguments
 from taskq.errors import QueueMismatch, QueueMissing, StoreMismatch
 from tests.contract.broker_lab import (
     FIFO,
@@ -212,6 +212,7 @@ class BrokerContract(MessagesContract):
         broker = await lab.broker()
         await broker.declare(OPEN)
         await broker.publish_many([message(b"%d" % n, priority=n) for n in range(5)])
+        await ready(broker, OPEN, 5)
         inbox = Inbox(acknowledge=True)
         await broker.subscribe(OPEN, inbox, prefetch=1)
         await inbox.holds(5)
@@ -270,6 +271,10 @@ class BrokerContract(MessagesContract):
         """A queue of other arguments is refused by name, argument and mend, and nothing else is disturbed."""
         broker = await lab.broker()
         await broker.declare(OPEN)
+        names, facts = broker.names, broker.facts
+        if facts.product == "RabbitMQ" and arguments(asked, names, facts) == arguments(OPEN, names, facts):
+            await broker.declare(asked)  # from 4.3 on priorities are no argument
+            return
         inbox = Inbox(acknowledge=True)
         await broker.subscribe(OPEN, inbox, prefetch=1, on_loss=inbox.on_loss)
         for attempt in (broker.declare(asked), broker.subscribe(asked, Inbox(), prefetch=1)):

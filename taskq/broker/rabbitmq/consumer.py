@@ -26,6 +26,7 @@ from taskq.errors import BrokerUnavailable, InvalidQueue, QueueMismatch, QueueMi
 log = logging.getLogger("taskq.broker")
 _FIRST_PAUSE = 0.05  # seconds
 _MOST_PAUSE = 5.0  # seconds
+_CANCEL_PAUSES = (0.05, 0.15, 0.3)  # seconds between looks at a queue whose consumer was cancelled
 
 
 class Ending(enum.Enum):
@@ -336,22 +337,29 @@ class RabbitMQSubscription:
             ending = channel.lost.result()
             if ending is Ending.CANCELLED:
                 await channel.discard()
-                if self._redeclare is None and not await self._still_exists():
+                if not await self._outlives_cancel() and self._redeclare is None:
                     self._end()
                     return
             self._tell(Loss.CONNECTION)
-            if ending is Ending.CANCELLED:
-                # A queue that is being deleted may still take a consumer, and 4.3 then closes the whole connection.
-                await self._clock.sleep(_FIRST_PAUSE)
             if not await self._attach_again(suspect=ending is Ending.CANCELLED):
                 self._end()
                 return
 
-    async def _still_exists(self) -> bool:
-        try:
-            return await self._exists()
-        except BrokerUnavailable:
-            return True  # not known now; the next attempt to consume finds out
+    async def _outlives_cancel(self) -> bool:
+        """Whether the queue is still there some time after the broker cancelled its consumer.
+
+        The cancel of a deletion comes before its end: 4.0 answers a passive declaration for a while, and a
+        consumer that comes too early makes 4.3 close the whole connection.
+        """
+        for pause in _CANCEL_PAUSES:
+            await self._clock.sleep(pause)
+            try:
+                if not await self._exists():
+                    return False
+            except TaskqError as error:
+                log.debug("whether %s still exists: %s", self.name, error)
+                return True  # not known now; the next attempt to consume finds out
+        return True
 
     async def _attach_again(self, *, suspect: bool) -> bool:
         """Until it stands; False: the queue is gone, and not to be declared again. `suspect`: it may be gone."""
