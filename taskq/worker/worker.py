@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 
 from taskq import dead_letter
 from taskq.app import TaskQ
-from taskq.broker.base import Broker, Delivery
+from taskq.broker.base import Broker, Delivery, longest_hold
 from taskq.client import control
 from taskq.clock import to_ms
 from taskq.context import Context
@@ -47,12 +47,11 @@ T = TypeVar("T")
 
 TICK = 0.25  # seconds
 SHOW_AFTER = 1.0  # seconds: a run that takes longer gets its row
-LOOK_BUSY = 1.0  # seconds between looks for cancels and changed queues, with work in hand
+LOOK_BUSY = 0.75  # seconds between looks for cancels and changed queues, with work in hand: a pause counts within one
 LOOK_IDLE = 5.0  # and without
 UNKNOWN_TASK_DELAY = 1.0  # seconds, doubled by every worker that does not know the task
 UNKNOWN_TASK_DELAY_MOST = 60.0
 STEP_EVERY = 1.0  # seconds between hand-overs
-HOLD_MOST = 86400.0  # seconds that a head waits in hand; queues are declared with a longer timeout
 CANCELS_MOST = 10_000  # remembered before the store is asked which still matter
 WEIGH_EVERY = 5.0  # seconds between looks at the process's memory
 SETTLE_GRACE = 5.0  # seconds to record and hand over once everything has stopped
@@ -88,6 +87,7 @@ class Worker:
         self.places = Places(concurrency or self.settings.concurrency)
         self.grace = self.settings.grace if grace is None else grace
         self.broker: Broker
+        self.longest_hold: float
         self.store: Store
         self.settler: Settler
         self.keeper: Keeper | None = None
@@ -116,6 +116,7 @@ class Worker:
         self._group: TaskGroup
         self._turns = itertools.count()
         self._last_step = 0.0
+        self._looked = 0.0
         self._born = self._weighed = self.clock.monotonic()
 
     # -- life -------------------------------------------------------------------------------
@@ -129,6 +130,7 @@ class Worker:
         client = self.app.client()
         self.broker = await client.broker()
         self.store = await client.store()
+        self.longest_hold = longest_hold(self.broker.facts, self.settings.broker_ack_timeout)
         assert client.dispatcher is not None
         self.settler = Settler(
             store=self.store,
@@ -284,7 +286,10 @@ class Worker:
             # It is here already: this copy shares its fate. After a lost connection it is the one that counts.
             known.deliveries.append(delivery)
             return None
-        run = Run(message, [delivery], unit, self.clock.monotonic(), attempt=message.attempt)
+        now = self.clock.monotonic()
+        if not self.runs and now - self._looked > LOOK_BUSY:
+            self._look_soon.set()  # the first work for a while: what was missed meanwhile counts now
+        run = Run(message, [delivery], unit, now, attempt=message.attempt)
         run.claim = delivery.redelivered or message.hop > 0 or message.repeated or message.recorded
         self.runs[message.id] = run
         return run
@@ -513,7 +518,7 @@ class Worker:
         if run.abort is not None and run.abort is not Abort.CANCELLED:
             return False
         run.wake = asyncio.Event()
-        longest = HOLD_MOST if self.broker.facts.queue_ack_timeout else self.settings.broker_ack_timeout / 2
+        longest = self.longest_hold
         try:
             async with asyncio.timeout(min(seconds, longest)):
                 await run.wake.wait()
@@ -595,12 +600,14 @@ class Worker:
         """Cancels and queues that changed: broadcasts tell at once, this finds what they did not."""
         while True:
             try:
-                async with asyncio.timeout(LOOK_BUSY if self.runs else LOOK_IDLE):
+                async with asyncio.timeout(LOOK_BUSY):
                     await self._look_soon.wait()
             except TimeoutError:
-                pass
+                if not self.runs and self.clock.monotonic() - self._looked < LOOK_IDLE:
+                    continue
             self._look_soon.clear()
             await self._try(self._look())
+            self._looked = self.clock.monotonic()
 
     async def _look(self) -> None:
         if len(self.cancels) > CANCELS_MOST:
