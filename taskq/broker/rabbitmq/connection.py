@@ -8,6 +8,7 @@ after a broker's cancel or a deleted queue they look alive and are deaf.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Coroutine
@@ -122,10 +123,15 @@ class Connection:
 
     # -- everything else goes by aiormq ---------------------------------------------------------
 
-    async def call(self, work: Coroutine[Any, Any, T], *, within: float | None) -> T:
+    async def call(
+        self, work: Coroutine[Any, Any, T], *, within: float | None, unwanted: Callable[[T], None] | None = None
+    ) -> T:
         """Await a call of aiormq, bounded by time and by the life of this connection.
 
         aiormq may answer a lost connection with CancelledError, or not at all; neither reaches our tasks.
+        A caller that is cancelled does not cancel the call: aiormq would close the channel in mid-sentence and
+        give its number away before the broker has, which ends in a 504 and costs the whole connection. It ends
+        by itself, and `unwanted` gets its result.
 
         Raises:
             BrokerUnavailable: no answer within that many seconds, or the connection is lost.
@@ -140,7 +146,7 @@ class Connection:
         try:
             await asyncio.wait(watched, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            task.cancel()
+            task.add_done_callback(_retrieved if unwanted is None else functools.partial(_handed_on, to=unwanted))
             raise
         if task.done() and not task.cancelled():
             error = task.exception()
@@ -166,8 +172,11 @@ class Connection:
             )
         self._opening.add(number)
         self.splitter.handlers.pop(number, None)
+        return await self.call(self._open_channel(number, confirms), within=within, unwanted=self.leave_channel)
+
+    async def _open_channel(self, number: int, confirms: bool) -> AbstractChannel:
         try:
-            return await self.call(self._amqp.channel(number, publisher_confirms=confirms), within=within)
+            return await self._amqp.channel(number, publisher_confirms=confirms)
         finally:
             self._opening.discard(number)
 
@@ -425,6 +434,13 @@ def keep(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(ended)
     return task
+
+
+def _handed_on(task: asyncio.Task[T], *, to: Callable[[T], None]) -> None:
+    """Give the result of a call whose caller was cancelled to whoever clears it away."""
+    _retrieved(task)
+    if not task.cancelled() and task.exception() is None:
+        to(task.result())
 
 
 def _retrieved(task: asyncio.Task[Any]) -> None:
