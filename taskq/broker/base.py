@@ -105,7 +105,8 @@ class Delivery(Protocol):
         ...
 
     def give_back(self) -> None:
-        """Requeue it; for deliveries of unordered queues. Ordered ones go back when `Subscription.close` ends."""
+        """Requeue it; for deliveries of unordered queues, and for the one token of a slot, which comes straight
+        back to its holder. Ordered messages go back when `Subscription.close` ends."""
         ...
 
 
@@ -160,6 +161,17 @@ class BrokerFacts:
     version: tuple[int, ...] = ()
     queue_ack_timeout: bool = True
     strict_priorities: bool = True
+
+
+def longest_hold(facts: BrokerFacts, configured: float) -> float:
+    """Seconds for which a delivery may be kept unacknowledged without work: half of what the broker allows.
+
+    Args:
+        facts: the broker's.
+        configured: seconds of `consumer_timeout` in the broker's own configuration, which counts where
+            it obeys none per queue.
+    """
+    return 86400.0 if facts.queue_ack_timeout else configured / 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from taskq.broker.base import Broker, BrokerQueue, Delivery, Kind, Loss, Subscription
+from taskq.broker.base import Broker, BrokerQueue, Delivery, Kind, Loss, Subscription, longest_hold
 from taskq.clock import Clock
 from taskq.dispatch import Dispatcher
 from taskq.errors import TaskqError
@@ -45,6 +45,8 @@ class Keeper:
         )
         self._release = Release(store=store, dispatcher=dispatcher, clock=clock)
         self._seat: Subscription | None = None
+        self._token: Delivery | None = None
+        self._renew_every = longest_hold(broker.facts, settings.broker_ack_timeout)
         self._changed = asyncio.Event()
         self._scope: anyio.CancelScope | None = None
         self._stopping = False
@@ -78,12 +80,15 @@ class Keeper:
         self._seat = await self._broker.subscribe(SEAT, self._on_token, prefetch=1, on_loss=self._on_loss)
 
     def _on_token(self, delivery: Delivery) -> None:
-        logger.info("this process keeps the waiting room and the dead letters now")
-        self.leading = True
-        self._changed.set()
+        self._token = delivery
+        if not self.leading:
+            logger.info("this process keeps the waiting room and the dead letters now")
+            self.leading = True
+            self._changed.set()
 
     def _on_loss(self, loss: Loss) -> None:
         self.leading = False
+        self._token = None
         if self._scope is not None:
             self._scope.cancel()
 
@@ -99,8 +104,16 @@ class Keeper:
                 group.start_soon(self._insist, "archiving dead letters", archive.run)
                 group.start_soon(self._insist, "publishing what is due", self._release.run)
                 group.start_soon(self._insist, "pruning", self._prune)
+                group.start_soon(self._renew)
         finally:
             self._scope = None
+
+    async def _renew(self) -> None:
+        """Send the token round before the broker takes it back for being held too long; it comes to us again."""
+        while True:
+            await self._clock.sleep(self._renew_every)
+            if self._token is not None:
+                self._token.give_back()
 
     async def _insist(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run it until it returns; an error of broker or store is waited out."""

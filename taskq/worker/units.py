@@ -36,6 +36,7 @@ class Host(Protocol):
     broker: Broker
     clock: Clock
     places: Places
+    longest_hold: float  # seconds for which a delivery may be kept without work
 
     def accept(self, delivery: Delivery, unit: Unit) -> Run | None:
         """The run of a delivery; None if it needs none (a duplicate, no message of ours)."""
@@ -337,6 +338,8 @@ class SlotUnit(Unit):
         self.excess = False
         self.gone = False
         self._token: Subscription | None = None
+        self._token_delivery: Delivery | None = None
+        self._renewed = 0.0
         self._on_holding = on_holding
 
     def __repr__(self) -> str:
@@ -365,6 +368,7 @@ class SlotUnit(Unit):
     def tick(self, now: float) -> None:
         if self.oldest_wait(now) > HELD_MOST and not self.held and self.server.gate_open() and self.server.shared():
             self.step_back()
+        self._renew(now)
 
     def abandon(self, run: Run, ended: asyncio.Event) -> None:
         super().abandon(run, ended)
@@ -372,11 +376,20 @@ class SlotUnit(Unit):
 
     def on_token(self, delivery: Delivery) -> None:
         """The token: kept, unacknowledged, for as long as the slot is held."""
+        self._token_delivery = delivery
+        self._renewed = self.host.clock.monotonic()
         self.holding = self.active = True
         self.changed.set()
         self._on_holding()
 
+    def _renew(self, now: float) -> None:
+        """Send the token round before the broker takes it back for being held too long; it comes to us again."""
+        if self._token_delivery is not None and now - self._renewed > self.host.longest_hold:
+            self._renewed = now
+            self._token_delivery.give_back()
+
     def on_token_loss(self, loss: Loss) -> None:
+        self._token_delivery = None
         self.holding = self.active = False
         if loss is Loss.DELETED:
             self.gone = True  # what runs settles first: the limit was lowered, nobody else takes this slot
@@ -403,6 +416,7 @@ class SlotUnit(Unit):
             self.active = self.holding
         if not self.wanted and not self.held and self._token is not None and self.subscription is None:
             token, self._token = self._token, None
+            self._token_delivery = None
             await token.close()
             self.holding = self.active = False
             self._on_holding()
