@@ -57,7 +57,7 @@ class Lab:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.prefix = f"test-{uuid.uuid4().hex[:12]}"
+        self.prefix = f"contract-{uuid.uuid4().hex[:12]}"
         self.brokers: list = []
 
     async def broker(self, *, base: bool = True, prefix: str | None = None, **settings):
