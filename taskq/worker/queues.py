@@ -46,6 +46,11 @@ class QueueServer:
     def paused(self) -> bool:
         return self.record.paused
 
+    @property
+    def held(self) -> int:
+        """Messages in hand, from their start to their acknowledgement."""
+        return sum(len(unit.held) for unit in [*self.units, *self.closing])
+
     def shared(self) -> bool:
         """Whether other workers serve this queue too."""
         return self._shared(self.record.name)

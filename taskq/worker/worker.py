@@ -641,7 +641,8 @@ class Worker:
 
     def _announce(self, *, join: bool) -> None:
         body = {"hello": self.id, "queues": list(self.servers), "join": join, "running": self.places.taken}
-        self.broker.broadcast(control(body | {"places": self.places.capacity, "keeper": self._leads()}))
+        held = {name: server.held for name, server in self.servers.items() if server.held}
+        self.broker.broadcast(control(body | {"places": self.places.capacity, "keeper": self._leads(), "held": held}))
 
     def _leads(self) -> bool:
         return self.keeper is not None and self.keeper.leading
@@ -663,6 +664,8 @@ class Worker:
                     self._heard(worker, queues, said, join=join)
                 case {"bye": str(worker)}:
                     self.peers.left(worker)
+                case {"who": bool()}:
+                    self._announce_soon.set()
                 case _:
                     logger.debug("a broadcast of another version: %.200r", said)
         except (ValueError, msgpack.exceptions.UnpackException) as error:
