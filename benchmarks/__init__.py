@@ -1,0 +1,1 @@
+"""Speed and memory of taskq beside its peers; `python -m benchmarks` runs it, README.md says how to read it."""

@@ -1,0 +1,29 @@
+"""Every measurement, in the order in which they run."""
+
+from __future__ import annotations
+
+from benchmarks.measure import Measure
+from benchmarks.measures import (
+    drain,
+    enqueue_at_once,
+    enqueue_many,
+    enqueue_one,
+    idle_worker,
+    import_time,
+    lone_task,
+    round_trip,
+)
+
+MEASURES: tuple[Measure, ...] = (
+    enqueue_one.MEASURE,
+    enqueue_at_once.MEASURE,
+    enqueue_many.MEASURE,
+    drain.ONE,
+    drain.TWO,
+    lone_task.MEASURE,
+    round_trip.ALONE,
+    round_trip.FLIGHT,
+    idle_worker.MEMORY,
+    idle_worker.START,
+    import_time.MEASURE,
+)

@@ -1,0 +1,142 @@
+"""Where a measurement runs: starts driver and workers of one contestant, and sweeps up behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from benchmarks.board import ENVIRONMENT, Board
+from benchmarks.contestants import Contestant
+from benchmarks.processes import Child, DriverProcess, cpu_seconds, listener, wait_until
+from benchmarks.services import Services
+from benchmarks.settings import Settings
+from benchmarks.wire import BareClient
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is done.
+
+    seconds   float, what one timed stretch aims at
+    samples   int, of a latency
+    backlog   int, messages queued beside the worker whose memory is measured; a tenth of it is delayed
+    """
+
+    seconds: float = 2.0
+    samples: int = 200
+    backlog: int = 1_000_000
+
+
+class Stage:
+    """One contestant's processes, from start to sweep; a context manager."""
+
+    def __init__(self, contestant: Contestant, services: Services, folder: Path, scale: Scale) -> None:
+        self.contestant = contestant
+        self.scale = scale
+        self.board = Board(folder / "board")
+        self.board.clear()
+        self._folder = folder
+        self._services = services
+        defaults = Settings(broker=services.broker, redis=services.redis, store=services.store(contestant.store))
+        self.settings = dataclasses.replace(defaults, **contestant.settings)
+        self._environment = self.settings.environment() | {ENVIRONMENT: str(self.board.path), "PYTHONHASHSEED": "0"}
+        self._broker_pid = listener(services.broker_port)
+        self.workers: list[Child] = []
+        self.description: dict[str, Any] = {}
+
+    def __enter__(self) -> Stage:
+        log = self._folder / f"{self.contestant.module}.log"
+        log.unlink(missing_ok=True)  # so that trouble is told in the words of this run
+        self.driver = DriverProcess(self.contestant.module, self._environment, log)
+        try:
+            self.description = self.driver.ask("describe", processes=1)
+            self.empty()
+        except BaseException:
+            self.driver.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_workers()
+        self.driver.stop()
+        self.sweep()
+        self.board.close()
+
+    # -- the contestant -----------------------------------------------------------------------
+
+    @property
+    def queue(self) -> str:
+        return str(self.description["queue"])
+
+    def produce(self, measure: str, **arguments: Any) -> dict[str, Any]:
+        """Run that measure's `produce` in the driver; `broker_cpu` and `worker_cpu` are added to what it returns."""
+        broker, worker = self.broker_cpu(), self.worker_cpu()
+        answer: dict[str, Any] = self.driver.ask("produce", measure=measure, **arguments)
+        return answer | {"broker_cpu": self.broker_cpu() - broker, "worker_cpu": self.worker_cpu() - worker}
+
+    def fill(self, count: int) -> None:
+        """Lay so many tasks on the queue, and let the broker finish with them."""
+        self.driver.ask("fill", count=count)
+        time.sleep(0.3)
+
+    def start_workers(self, processes: int) -> None:
+        """Start them without waiting for anything."""
+        log = self._folder / f"{self.contestant.module}-worker.log"
+        commands = self.driver.ask("describe", processes=processes)["commands"]
+        self.workers = [Child(command, self._environment, log) for command in commands]
+
+    def start_ready_workers(self, processes: int) -> None:
+        """Start them, and return when tasks have run and none is left."""
+        self.start_workers(processes)
+        before = self.board.count()
+        self.driver.ask("produce", measure="warm", count=20)
+        self.wait_count(before + 20, timeout=40)
+        time.sleep(0.3)
+
+    def wait_count(self, count: int, timeout: float = 120) -> None:
+        wait_until(
+            lambda: self.board.count() >= count, timeout, f"task {count} of {self.contestant.name}", self.workers
+        )
+
+    def stop_workers(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+        self.workers = []
+
+    # -- the broker -----------------------------------------------------------------------------
+
+    def depth(self) -> int:
+        """Messages ready on the contestant's queue."""
+        with BareClient(self._services.broker) as client:
+            return client.depth(self.queue) or 0
+
+    def empty(self) -> None:
+        """Purge what an earlier run left."""
+        with BareClient(self._services.broker) as client:
+            client.purge(self.queue)
+
+    def sweep(self) -> None:
+        """Delete what the contestant leaves on the broker."""
+        if not self.description:
+            return
+        with BareClient(self._services.broker) as client:
+            for queue in self.description["queues"]:
+                client.delete_queue(queue)
+            for exchange in self.description["exchanges"]:
+                client.delete_exchange(exchange)
+
+    # -- what it costs ----------------------------------------------------------------------------
+
+    def broker_cpu(self) -> float:
+        """CPU seconds of the broker so far; 0 where it is not ours to see."""
+        return cpu_seconds(self._broker_pid) if self._broker_pid else 0.0
+
+    def worker_cpu(self) -> float:
+        """CPU seconds of the workers so far."""
+        return sum(cpu_seconds(worker.pid) for worker in self.workers)
