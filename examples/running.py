@@ -25,7 +25,9 @@ from typing import Any
 from taskq import TaskQ
 from taskq.worker.worker import Worker
 
-HERE = Path(__file__).resolve().parent
+# Worker processes, and the children of `pool="process"`, import an example by its name.
+HERE = str(Path(__file__).resolve().parent)
+os.environ["PYTHONPATH"] = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def an_app(**settings: Any) -> TaskQ:
@@ -36,6 +38,12 @@ def an_app(**settings: Any) -> TaskQ:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["TASKQ_STORE"] = f"sqlite:///{folder}/taskq.db"
     return TaskQ(**settings)
+
+
+def needs_rabbitmq() -> None:
+    """End here, saying what to do, unless TASKQ_BROKER names a broker that several processes can share."""
+    if os.environ.get("TASKQ_BROKER", "memory://").startswith("memory:"):
+        sys.exit("this example is about several processes: set TASKQ_BROKER to a RabbitMQ (`make up` starts one)")
 
 
 @contextlib.asynccontextmanager
@@ -91,15 +99,11 @@ def worker_thread(app: TaskQ, **options: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def worker_processes(app_ref: str, count: int, *options: str, log: Path | None = None) -> Iterator[list[int]]:
     """So many `taskq worker` processes; gives their ids. SIGTERM ends them, and they must exit with 0."""
-    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     plan = {"app_ref": app_ref, "concurrency": int(dict(zip(options, options[1:], strict=False)).get("-c", 16))}
     command = [sys.executable, "-m", "taskq.worker.process", json.dumps(plan)]
     with contextlib.ExitStack() as files:
         output = files.enter_context(log.open("ab")) if log is not None else None
-        processes = [
-            subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=output)
-            for _ in range(count)
-        ]
+        processes = [subprocess.Popen(command, stdout=output, stderr=output) for _ in range(count)]
         try:
             yield [process.pid for process in processes]
         finally:

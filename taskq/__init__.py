@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from taskq import default as _default
 from taskq.context import Context, SoftTimeout, current
-from taskq.default import task
 from taskq.errors import (
     AccessRefused,
     BrokerUnavailable,
@@ -38,14 +38,17 @@ from taskq.errors import (
     UnknownTask,
     WouldDeadlock,
 )
+from taskq.handle import Handle
+from taskq.outcome import Status
 from taskq.queue import Queue, RateLimit
+from taskq.retry import Retry
+from taskq.task import Task
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
-    from taskq.handle import Handle
-    from taskq.outcome import Status
-    from taskq.retry import Retry
-    from taskq.task import Task
+
+# The module taskq.task has put itself under this name when it was loaded, just now and never again.
+task = _default.task
 
 __version__ = "0.1.0"
 
@@ -94,21 +97,12 @@ __all__ = [
     "ResultTimeout",
 ]
 
-_LATER = {
-    "TaskQ": "taskq.app",
-    "Handle": "taskq.handle",
-    "Status": "taskq.outcome",
-    "Retry": "taskq.retry",
-    "Task": "taskq.task",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Names whose modules are loaded when first used, so that `import taskq` is quick."""
-    if name in _LATER:
-        import importlib
+    """TaskQ is loaded when it is first used, so that `import taskq` is quick."""
+    if name == "TaskQ":
+        from taskq.app import TaskQ
 
-        value = getattr(importlib.import_module(_LATER[name]), name)
-        globals()[name] = value
-        return value
+        globals()[name] = TaskQ
+        return TaskQ
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -177,7 +177,7 @@ class Task(Generic[P, R]):
         payload = encode_arguments(*self.validate(args, kwargs))
         self._sender.check_payload(self.name, payload)
         now = self._sender.clock.now()
-        if not self._options:
+        if not self._options and self.definition.queue.partitions is None:
             message = Message(
                 id=new_id(now),
                 task=self.name,
