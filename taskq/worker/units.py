@@ -71,6 +71,7 @@ class Unit:
         self.active = False  # a delivery (or token) came since it last subscribed
         self.stopping = False
         self.stepping = False  # to the end of the line
+        self.stuck = False  # a thread goes on after its run: what it holds is not handed over before the process ends
         self.ended = asyncio.Event()
         self.changed = asyncio.Event()
         self.changed.set()
@@ -132,7 +133,7 @@ class Unit:
     @property
     def wanted(self) -> bool:
         """Whether this unit should consume now."""
-        return not (self.stopping or self.stepping or self.server.paused)
+        return not (self.stopping or self.stepping or self.stuck or self.server.paused)
 
     def stop(self) -> None:
         """Take nothing new; `ended` is set once all that is here is settled and the channels are closed."""
@@ -170,7 +171,8 @@ class Unit:
             await self.changed.wait()
             self.changed.clear()
             try:
-                await self.reconcile()
+                if not self.stuck:
+                    await self.reconcile()
             except TaskqError as error:
                 logger.warning("consuming %r: %s", self, error)
                 asyncio.get_running_loop().call_later(RETRY_SUBSCRIBE, self.changed.set)
@@ -308,7 +310,7 @@ class FifoUnit(Unit):
 
     def abandon(self, run: Run, ended: asyncio.Event) -> None:
         super().abandon(run, ended)
-        self.stopping = True  # the next head must not start beside a thread that still runs
+        self.stuck = True
 
     async def reconcile(self) -> None:
         if self.wanted and self.subscription is None:
@@ -372,7 +374,7 @@ class SlotUnit(Unit):
 
     def abandon(self, run: Run, ended: asyncio.Event) -> None:
         super().abandon(run, ended)
-        self.stopping = True
+        self.stuck = True
 
     def on_token(self, delivery: Delivery) -> None:
         """The token: kept, unacknowledged, for as long as the slot is held."""
