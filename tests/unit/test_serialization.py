@@ -188,8 +188,8 @@ def deep(make: Any, depth: int) -> Any:
     [
         endless_list(),
         endless_order(),
-        deep(lambda v: [v], 5000),
-        deep(lambda v: {"a": v}, 5000),
+        deep(lambda v: [v], 200_000),
+        deep(lambda v: {"a": v}, 200_000),
         deep(lambda v: (v,), 70),
     ],
     ids=["list in itself", "dataclass in itself", "lists", "dicts", "tuples"],
