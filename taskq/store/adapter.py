@@ -99,7 +99,7 @@ class SqlStore:
     async def close(self) -> None:
         with self._starting:
             groups = {id(group): group for group in (self._writers, self._readers) if group is not None}
-            self._writers = self._readers = None
+            self._writers = self._readers = self._id = None
         for group in groups.values():
             group.stop()
         for group in groups.values():
@@ -126,7 +126,7 @@ class SqlStore:
         return await self._call(self._readers, lambda line: line.run(True, verb, *args, **kwargs))
 
     async def _call(self, threads: Threads[Line] | None, job: Callable[[Line], T]) -> T:
-        if threads is None:
+        if threads is None or self._id is None:
             raise StoreUnavailable(f"store {self._place.shown} is not open")
         try:
             return await threads.call(job, within=ANSWER_SECONDS)

@@ -444,7 +444,8 @@ class Queues(Protocol):
 
         A start is granted if fewer than `rate.limit` starts were stamped within the last
         `rate.per + slack` seconds. `retry_in`: seconds until the next could be granted, when
-        fewer were than wanted.
+        fewer were than wanted. Repeated after a lost answer it stamps anew: the window then holds
+        fewer starts than it could, never more.
         """
         ...
 
