@@ -188,7 +188,7 @@ def configure_logging(level: int = logging.INFO) -> None:
     """Log to standard error, unless the app has set up logging already."""
     if not logging.getLogger().handlers:
         logging.basicConfig(level=level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
-        for chatty in ("alembic", "aiormq", "aio_pika"):
+        for chatty in ("alembic", "aio_pika"):
             logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
 
 

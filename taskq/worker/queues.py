@@ -12,7 +12,7 @@ from taskq.errors import TaskqError
 from taskq.queue import QueueRecord, RateLimit
 from taskq.store.base import Permits, Store
 from taskq.worker.group import Group
-from taskq.worker.units import FifoUnit, Host, OpenUnit, SlotUnit, Unit
+from taskq.worker.units import RETRY_SUBSCRIBE, FifoUnit, Host, OpenUnit, SlotUnit, Unit
 
 logger = logging.getLogger("taskq.worker")
 
@@ -99,12 +99,12 @@ class QueueServer:
                 slot = BrokerQueue(Kind.SLOT, self.record.name, index, ordered=True)
                 await self._host.broker.declare(slot)
                 self._add(SlotUnit(slot, queue, self, self._host, self.rebalance))
-        for index, unit in present.items():
-            if index >= wanted:
-                # Its holder, here or elsewhere, settles what it runs and lets go.
-                await self._host.broker.delete(unit.slot)
-                unit.gone = True
-                self._let_go(unit)
+        leaving = [unit for index, unit in present.items() if index >= wanted]
+        for unit in leaving:  # all at once: a deletion takes a while, and nothing more is to start meanwhile
+            unit.gone = True
+            self._let_go(unit)
+        for unit in leaving:  # a holder elsewhere, too, settles what it runs and lets go
+            await self._host.broker.delete(unit.slot)
         self.rebalance()
 
     def rebalance(self) -> None:
@@ -128,6 +128,20 @@ class QueueServer:
             self.units.remove(unit)
         if unit in self.closing:
             self.closing.remove(unit)
+        if isinstance(unit, SlotUnit) and unit.gone:
+            await self._replace(unit)
+
+    async def _replace(self, unit: SlotUnit) -> None:
+        """Somebody deleted the slot, by an older row maybe: when the present row has it, it is made again."""
+        while not self.stopping and unit.slot.index < (self.record.parallelism or 0):
+            try:
+                record = await self._store.get_queue(self.record.name)
+                if record is not None:
+                    await self.apply(record)
+                return
+            except TaskqError as error:
+                logger.warning("slot %s.%d: %s", unit.slot.name, unit.slot.index, error)
+                await self._host.clock.sleep(RETRY_SUBSCRIBE)
 
     def _let_go(self, unit: Unit) -> None:
         self.units.remove(unit)

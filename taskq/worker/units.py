@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from taskq.broker.base import Broker, BrokerQueue, Delivery, Loss, Subscription
 from taskq.clock import Clock
-from taskq.errors import TaskqError
+from taskq.errors import QueueMissing, TaskqError
 from taskq.worker.run import Abort, Places, Run
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ FAST_PREFETCH = 200
 MEASURED = 20  # runs before the average counts
 HELD_MOST = 1.0  # seconds that a message waits here for a place while another worker might have one
 RETRY_SUBSCRIBE = 1.0  # seconds
+LISTEN_AGAIN_AFTER = 5.0  # seconds without a delivery before the broker is asked whether there is any
+DEAF_AFTER = 2  # such looks in a row that found messages
+DEAF_BEHIND_OTHERS = 6  # the same, where another worker may be the active consumer
 
 
 class Host(Protocol):
@@ -71,6 +74,8 @@ class Unit:
         self.active = False  # a delivery (or token) came since it last subscribed
         self.stopping = False
         self.stepping = False  # to the end of the line
+        self.heard = host.clock.monotonic()  # when a message last came, or was looked for
+        self.deaf = 0  # looks that found messages ready and none delivered, one after the other
         self.stuck = False  # a thread goes on after its run: what it holds is not handed over before the process ends
         self.ended = asyncio.Event()
         self.changed = asyncio.Event()
@@ -85,6 +90,7 @@ class Unit:
     def on_delivery(self, delivery: Delivery) -> None:
         """The broker's next message."""
         self.active = True
+        self.heard, self.deaf = self.host.clock.monotonic(), 0
         run = self.host.accept(delivery, self)
         if run is not None:
             self.buffer.append(run)
@@ -191,6 +197,28 @@ class Unit:
     def tick(self, now: float) -> None:
         """Called a few times a second."""
 
+    def hungry(self, now: float) -> bool:
+        """It consumes, has nothing in hand, and has heard nothing for a while: worth a look whether it is deaf."""
+        subscription = self.subscription
+        idle = self.wanted and not self.held and not self.buffer and now - self.heard > LISTEN_AGAIN_AFTER
+        return idle and subscription is not None and subscription.active
+
+    async def listen_again(self) -> None:
+        """A consumer with room that gets nothing while messages are ready is made anew.
+
+        One that stands in line behind the active consumer cannot be told from a deaf one: it goes to the
+        end of the line, which costs nothing.
+        """
+        depth = await self.host.broker.depth(self.queue)
+        self.heard = self.host.clock.monotonic()
+        self.deaf = self.deaf + 1 if depth is not None and depth.ready > 0 else 0
+        behind = isinstance(self, FifoUnit) and self.server.shared()
+        if depth is not None and self.deaf >= (DEAF_BEHIND_OTHERS if behind else DEAF_AFTER) and not self.held:
+            level = logging.DEBUG if behind else logging.WARNING
+            logger.log(level, "%r gets none of %d messages that are ready: its channel is made anew", self, depth.ready)
+            self.deaf = 0
+            self.step_back()
+
     async def _close(self) -> None:
         subscription, self.subscription = self.subscription, None
         if subscription is not None:
@@ -273,9 +301,12 @@ class OpenUnit(Unit):
             self.prefetch = want
         if want == 0 and self.subscription is not None:
             self._give_back_buffer()
-            if not self.held and (self.stopping or self.server.paused):
+            if not self.held and not self.wanted:
                 await self._close()
                 self.prefetch = 0
+        if self.stepping and self.subscription is None:
+            self.stepping = False
+            self.changed.set()
 
     def _give_back_buffer(self) -> None:
         while self.buffer:
@@ -358,12 +389,6 @@ class SlotUnit(Unit):
     def closed(self) -> bool:
         return self._token is None
 
-    def on_delivery(self, delivery: Delivery) -> None:
-        run = self.host.accept(delivery, self)
-        if run is not None:
-            self.buffer.append(run)
-            self.pump()
-
     def may_start(self) -> bool:
         return self.holding and super().may_start()
 
@@ -403,9 +428,12 @@ class SlotUnit(Unit):
 
     async def reconcile(self) -> None:
         if self.wanted and self._token is None:
-            self._token = await self.host.broker.subscribe(
-                self.slot, self.on_token, prefetch=1, on_loss=self.on_token_loss, redeclare=False
-            )
+            try:
+                self._token = await self.host.broker.subscribe(
+                    self.slot, self.on_token, prefetch=1, on_loss=self.on_token_loss, redeclare=False
+                )
+            except QueueMissing:
+                self.gone = True
         if self.wanted and self.holding and self.subscription is None:
             if await self._alone():
                 self.subscription = await self.host.broker.subscribe(
