@@ -153,7 +153,8 @@ class Worker:
         finally:
             self.app.adopt_loop(None)
             self._threads.close()
-            self._processes.close()
+            with anyio.CancelScope(shield=True):
+                await self._processes.close()
 
     async def _start(self, dispatcher: Dispatcher) -> None:
         self.check_timeouts()
@@ -566,8 +567,15 @@ class Worker:
                 for unit in server.units:
                     unit.tick(now)
             await self._show_long_runs(now)
+            await self._listen_again(now)
             self._step(now)
             self._check_age(now)
+
+    async def _listen_again(self, now: float) -> None:
+        """Look after one unit that may be deaf; they take turns."""
+        hungry = [unit for server in self.servers.values() for unit in server.units if unit.hungry(now)]
+        if hungry:
+            await self._try(min(hungry, key=lambda unit: unit.heard).listen_again())
 
     async def _show_long_runs(self, now: float) -> None:
         for run in list(self.runs.values()):
