@@ -34,8 +34,8 @@ R = TypeVar("R")
 # Replies are unconfirmed: a waiter looks into the store as well, this often, in seconds.
 OWN_FIRST_LOOK = 1.0
 OWN_LOOK_EVERY = 3.0
-FOREIGN_LOOK_FIRST = 0.05
-FOREIGN_LOOK_MOST = 1.0
+FOREIGN_SECOND_LOOK = 0.05
+FOREIGN_LOOK_EVERY = 1.0
 # A message whose claim on a deduplication id was stored, and whose publish is unknown, is repeated then.
 REPAIR_AFTER = 5.0
 
@@ -260,6 +260,7 @@ class Client:
 
     async def _look(self, message_id: str, waiter: asyncio.Future[Ending], *, own: bool) -> None:
         pause = OWN_FIRST_LOOK if own else 0.0
+        asked = own
         while not waiter.done():
             await self.clock.sleep(pause)
             try:
@@ -273,10 +274,12 @@ class Client:
                 return
             if ending is not None and not waiter.done():
                 waiter.set_result(ending)
-            if own:
-                pause = OWN_LOOK_EVERY
-            else:
-                pause = min(max(pause * 2, FOREIGN_LOOK_FIRST), FOREIGN_LOOK_MOST)
+            if asked:
+                pause = OWN_LOOK_EVERY if own else FOREIGN_LOOK_EVERY
+            elif not waiter.done():
+                # Whoever runs it is to tell this process too; what ended before they hear of it, the next look finds.
+                (await self.broker()).broadcast(control({"want": message_id, "reply": self._reply_to}))
+                asked, pause = True, FOREIGN_SECOND_LOOK
 
     def _on_replies(self, body: bytes) -> None:
         for message_id, status, result, result_type, failure in msgpack.unpackb(body):

@@ -14,9 +14,7 @@ import typing
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast
-
-from typing_extensions import ParamSpec, TypedDict, Unpack
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast
 
 from taskq.clock import Clock
 from taskq.errors import InvalidArguments, InvalidSetting

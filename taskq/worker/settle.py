@@ -31,6 +31,7 @@ from taskq.worker.run import Run
 
 logger = logging.getLogger("taskq.worker")
 
+WANTED_MOST = 10_000  # messages that other processes wait for, as far as they are remembered here
 REPAIR_AFTER = 10.0  # seconds after which the keeper publishes an outbox row whose worker has not
 
 
@@ -54,6 +55,7 @@ class Settler:
         self._worker = worker
         self._on_due = on_due
         self.group: Group[Settlement, Settled] = Group(store.settle, clock=clock, what="recording outcomes")
+        self.wanted: dict[str, set[str]] = {}
         self._replies: dict[str, list[Any]] = {}
         self._publishing: set[asyncio.Task[None]] = set()
 
@@ -156,12 +158,23 @@ class Settler:
             then(Settled.APPLIED)
 
     def reply(self, run: Run, ending: Ending) -> None:
-        """Tell the process that enqueued the message; replies of one group travel together."""
-        if run.message.reply_to is None:
+        """Tell the process that enqueued the message, and those that asked; replies of one group travel together."""
+        targets = self.wanted.pop(run.message.id, set())
+        if run.message.reply_to is not None:
+            targets.add(run.message.reply_to)
+        if not targets:
             return
         if not self._replies:
             asyncio.get_running_loop().call_soon(self._send_replies)
-        self._replies.setdefault(run.message.reply_to, []).append(reply(run.message.id, ending))
+        entry = reply(run.message.id, ending)
+        for target in targets:
+            self._replies.setdefault(target, []).append(entry)
+
+    def want(self, message_id: str, reply_to: str) -> None:
+        """Another process waits for this message, which may be under way here, or come here."""
+        self.wanted.setdefault(message_id, set()).add(reply_to)
+        if len(self.wanted) > WANTED_MOST:
+            del self.wanted[next(iter(self.wanted))]
 
     def _send_replies(self) -> None:
         replies, self._replies = self._replies, {}

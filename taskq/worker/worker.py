@@ -663,6 +663,8 @@ class Worker:
             match said:
                 case {"cancel": str(message_id)}:
                     self._cancel(message_id)
+                case {"want": str(message_id), "reply": str(reply_to)}:
+                    self.settler.want(message_id, reply_to)
                 case {"changed": str()}:
                     self._look_soon.set()
                 case {"due": int(due)}:
