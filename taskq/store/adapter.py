@@ -117,13 +117,17 @@ class SqlStore:
 
     def _bring_up(self, line: Line) -> str:
         make_folder(self._place)
-        return line.run(True, schema.store_id) or line.run(True, schema.migrate)
+        return line.run(schema.store_id) or line.run(schema.migrate)
 
     async def _write(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._call(self._writers, lambda line: line.run(True, verb, *args, **kwargs))
+        return await self._call(self._writers, lambda line: line.run(verb, *args, **kwargs))
+
+    async def _write_alone(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """For a verb whose change is one statement."""
+        return await self._call(self._writers, lambda line: line.run_alone(verb, *args, **kwargs))
 
     async def _read(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._call(self._readers, lambda line: line.run(True, verb, *args, **kwargs))
+        return await self._call(self._readers, lambda line: line.run_alone(verb, *args, **kwargs))
 
     async def _call(self, threads: Threads[Line] | None, job: Callable[[Line], T]) -> T:
         if threads is None or self._id is None:
@@ -136,13 +140,13 @@ class SqlStore:
     # Messages
 
     async def record(self, messages: Sequence[Message]) -> None:
-        await self._write(sql.messages.record, messages)
+        await self._write_alone(sql.messages.record, messages)
 
     async def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
         return await self._write(sql.messages.claim, claims)
 
     async def running(self, message: Message, *, worker: str, epoch: int, attempt: int, started_at: datetime) -> bool:
-        return await self._write(sql.messages.running, message, worker, epoch, attempt, started_at)
+        return await self._write_alone(sql.messages.running, message, worker, epoch, attempt, started_at)
 
     async def give_back(self, runs: Sequence[tuple[str, int]]) -> None:
         await self._write(sql.messages.give_back, runs)
@@ -162,7 +166,7 @@ class SqlStore:
         return await self._read(sql.messages.history, message_id)
 
     async def progress(self, message_id: str, epoch: int, done: int, total: int) -> None:
-        await self._write(sql.messages.progress, message_id, epoch, done, total)
+        await self._write_alone(sql.messages.progress, message_id, epoch, done, total)
 
     async def counts(self) -> dict[str, dict[Status, int]]:
         return await self._read(sql.messages.counts)
@@ -201,18 +205,18 @@ class SqlStore:
         return await self._read(sql.waiting.list_waiting, queue, cursor, limit)
 
     async def claim_outbox(self, limit: int, lease: float) -> list[OutboxRow]:
-        return await self._write(sql.outbox.claim_outbox, limit, lease)
+        return await self._write_alone(sql.outbox.claim_outbox, limit, lease)
 
     async def add_outbox(self, rows: Sequence[OutboxRow]) -> None:
-        await self._write(sql.outbox.add, rows)
+        await self._write_alone(sql.outbox.add, rows)
 
     async def published(self, ids: Sequence[str]) -> None:
-        await self._write(sql.outbox.published, ids)
+        await self._write_alone(sql.outbox.published, ids)
 
     # Dead letters
 
     async def archive(self, letters: Sequence[DeadLetter]) -> None:
-        await self._write(sql.dead_letters.archive, letters)
+        await self._write_alone(sql.dead_letters.archive, letters)
 
     async def dead(self, which: DeadFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
         return await self._read(sql.dead_letters.list_dead, which, cursor, limit)
@@ -224,7 +228,7 @@ class SqlStore:
         return await self._write(sql.dead_letters.revive, ids, rows)
 
     async def delete_dead(self, which: DeadFilter, *, limit: int = 1000) -> int:
-        return await self._write(sql.dead_letters.delete_dead, which, limit)
+        return await self._write_alone(sql.dead_letters.delete_dead, which, limit)
 
     # Queues
 
@@ -300,21 +304,28 @@ class SqlStore:
 def _settle(line: Line, group: Sequence[Settlement]) -> list[Settled]:
     """Settle a group: at once if all applies, else looking at each, else one by one around a bad row."""
     try:
-        return line.run(True, sql.settle.settle, group)
+        if line.postgres and sql.settle.is_plain(group):
+            found = line.run_alone(sql.settle.settle_plain, group)
+        else:
+            return line.run(sql.settle.settle, group)
     except sql.settle.FallsShort:
-        whole = True
+        found = [None] * len(group)
     except BAD_DATA:
-        whole = False
-    if whole:
+        return [_settle_one(line, one) for one in group]
+    left = [one for one, settled in zip(group, found, strict=True) if settled is None]
+    if left:
         try:
-            return line.run(True, sql.settle.settle_looking, group)
+            looked = iter(line.run(sql.settle.settle_looking, left))
         except BAD_DATA:
-            whole = False
-    settled = []
-    for one in group:
-        try:
-            settled += line.run(True, sql.settle.settle_looking, [one])
-        except BAD_DATA as error:
-            log.error("the outcome of message %s cannot be stored: %s", one.message.id, error)
-            settled.append(Settled.REFUSED)
+            looked = (_settle_one(line, one) for one in left)
+        return [settled or next(looked) for settled in found]
+    return [settled for settled in found if settled is not None]
+
+
+def _settle_one(line: Line, one: Settlement) -> Settled:
+    try:
+        [settled] = line.run(sql.settle.settle_looking, [one])
+    except BAD_DATA as error:
+        log.error("the outcome of message %s cannot be stored: %s", one.message.id, error)
+        return Settled.REFUSED
     return settled

@@ -84,25 +84,38 @@ class Line:
         self._begin = begin
         self._connection: Connection | None = None
 
-    def run(self, again: bool, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run the verb in a transaction of its own.
-
-        Args:
-            again: it may be run twice: once more on a new connection if this one was lost.
+    def run(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the verb in a transaction of its own; once more on a new connection if this one was lost.
 
         Raises:
             StoreUnavailable: no connection, or it was lost, or a lock was held too long.
             InvalidMessage: the database cannot hold a value.
         """
+        return self._run(lambda: self._transact(verb, *args, **kwargs))
+
+    def run_alone(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for a verb that makes one change by one statement, or reads.
+
+        PostgreSQL then has one round trip a statement and none to begin and end a transaction.
+        """
+        how = self._go_alone if self.postgres else self._transact
+        return self._run(lambda: how(verb, *args, **kwargs))
+
+    @property
+    def postgres(self) -> bool:
+        return self._place.kind == "postgresql"
+
+    def _run(self, attempt: Callable[[], T]) -> T:
+        again = self.postgres
         with translated(self._place):
             for contentions in range(CONTENTIONS):
                 try:
-                    return self._transact(verb, *args, **kwargs)
+                    return attempt()
                 except Contended:
                     if contentions + 1 == CONTENTIONS:
                         raise
                 except sa.exc.DBAPIError as error:
-                    if not (again and self._place.kind == "postgresql" and _passes(error)):
+                    if not (again and _passes(error)):
                         raise
                     again = False
         raise AssertionError("unreachable")
@@ -122,15 +135,23 @@ class Line:
 
     def _transact(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         connection = self.connection()
-        tx = Tx(connection, self._place.kind == "postgresql", self._clock)
         try:
             with connection.begin():
-                return verb(tx, *args, **kwargs)
+                return verb(Tx(connection, self.postgres, self._clock), *args, **kwargs)
         except sa.exc.DBAPIError as error:
             # A connection that broke, or whose state is not known, is not used again.
-            if error.connection_invalidated or connection.invalidated or self._place.kind == "postgresql":
+            if error.connection_invalidated or connection.invalidated or self.postgres:
                 self.close()
             raise
+
+    def _go_alone(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        driver: Any = self.connection().connection.driver_connection
+        driver.autocommit = True
+        try:
+            return self._transact(verb, *args, **kwargs)
+        finally:
+            if not driver.closed:
+                driver.autocommit = False
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from taskq.errors import StoreUnavailable
 from taskq.outcome import Status
 from taskq.store import adapter, lines, open_store
 from taskq.store.base import Settled, Store
+from taskq.store.lines import Line, Tx, make_engine
+from taskq.store.url import parse
 from tests.contract.store_contract import StoreContract
 from tests.contract.store_support import claim, differences, end, make, settle, status
 from tests.support import Proxy
@@ -133,3 +135,25 @@ class TestPostgreSQL(StoreContract):
             await store.open()
         assert "hunter2" not in str(caught.value)
         await store.close()
+
+    async def test_transactions_after_single_statements(self, store: Store, url: str) -> None:
+        """A verb that failed alone leaves the connection as one whose transactions hold together."""
+        place = parse(url)
+        line = Line(make_engine(place), place, None)
+
+        def fail(tx: Tx) -> None:
+            tx.connection.exec_driver_sql("SELECT 1")
+            raise KeyError
+
+        def half(tx: Tx) -> None:
+            tx.connection.exec_driver_sql("DELETE FROM taskq_store")
+            raise KeyError
+
+        for run, verb in ((line.run_alone, fail), (line.run, half)):
+            with pytest.raises(KeyError):
+                run(verb)
+        other = open_store(url)
+        await other.open()
+        assert other.id == store.id
+        await other.close()
+        line.close()

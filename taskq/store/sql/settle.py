@@ -8,6 +8,8 @@ group looked at row by row.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +21,7 @@ from taskq.store.base import OutboxRow, Settled, Settlement
 from taskq.store.lines import Contended, Tx
 from taskq.store.rows import FINAL, clean, from_failure, maybe_clean, to_us
 from taskq.store.sql import cancels, outbox, waiting
-from taskq.store.sql.bulk import distinct, insert_many, locked
+from taskq.store.sql.bulk import distinct, insert_many, insert_statement, locked
 from taskq.store.sql.finish import drop_cancels, free_dedup, write_log
 from taskq.store.sql.messages import NOT_FINAL, cancelled, wait
 
@@ -86,14 +88,44 @@ def settle(tx: Tx, group: Sequence[Settlement]) -> list[Settled]:
     Raises:
         FallsShort: not all of it does; nothing is to be committed.
     """
-    rows = sorted(map(_row, group))
-    for one, other in zip(rows, rows[1:], strict=False):
-        if one[0] == other[0]:
-            raise FallsShort
+    rows = _rows(group)
     if insert_many(tx, T, _COLUMNS, rows, _APPLY) != len(rows):
         raise FallsShort
     _follow(tx, group)
     return [Settled.APPLIED] * len(group)
+
+
+def _rows(group: Sequence[Settlement]) -> list[tuple[Any, ...]]:
+    """Rows in the order of their ids, which is the order of their locks; none twice."""
+    rows = sorted(map(_row, group), key=itemgetter(0))
+    for one, other in pairwise(rows):
+        if one[0] == other[0]:
+            raise FallsShort
+    return rows
+
+
+def is_plain(group: Sequence[Settlement]) -> bool:
+    """Whether nothing follows from any of the group but its row and the end of its cancel."""
+    return all(
+        one.status is Status.SUCCEEDED and one.parked is None and not one.outbox and one.message.dedup_id is None
+        for one in group
+    )
+
+
+def settle_plain(tx: Tx, group: Sequence[Settlement]) -> list[Settled | None]:
+    """Settle a plain group on PostgreSQL by one statement; None for those that do not apply as they are.
+
+    Raises:
+        FallsShort: a message is in it twice; nothing was done.
+    """
+    insert, parameters = insert_statement(T, _COLUMNS, _rows(group), _APPLY)
+    statement = (
+        f"WITH put AS ({insert} RETURNING id),"
+        " dropped AS (DELETE FROM taskq_cancels WHERE message_id IN (SELECT id FROM put))"
+        " SELECT id FROM put"
+    )
+    applied = set(tx.connection.exec_driver_sql(statement, parameters).scalars())
+    return [Settled.APPLIED if clean(one.message.id) in applied else None for one in group]
 
 
 def settle_looking(tx: Tx, group: Sequence[Settlement]) -> list[Settled]:
