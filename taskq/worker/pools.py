@@ -112,7 +112,7 @@ class Processes:
             if child.alive:
                 return child
         child = await Child.start(self._app_ref)
-        self._all.add(child)
+        self._all = {one for one in self._all if one.process.returncode is None} | {child}
         return child
 
     def give(self, child: Child) -> None:
@@ -121,12 +121,13 @@ class Processes:
             self._idle.append(child)
         else:
             child.kill()
-            self._all.discard(child)
 
-    def close(self) -> None:
-        """Kill them all: none runs anything that counts."""
+    async def close(self) -> None:
+        """Kill them all, for none runs anything that counts, and return once they are gone."""
         for child in self._all:
             child.kill()
+        for child in self._all:
+            await child.process.wait()
         self._all.clear()
         self._idle.clear()
 
