@@ -18,7 +18,7 @@ KINDS = [Queue("open"), Queue("fifo", parallelism=1), Queue("three", parallelism
 @pytest.mark.parametrize("queue", KINDS, ids=lambda queue: queue.name)
 @pytest.mark.parametrize("tell", [True, False], ids=["told", "untold"])
 async def test_nothing_starts_later_than_a_second_after_pause(room: Room, queue: Queue, tell: bool) -> None:
-    """No start later than 1 s after the pause, by the broadcast and by the look at the row alone; all run after resume."""
+    """No start later than 1 s after the pause, by the broadcast and by the look alone; all run after resume."""
     starts: list[float] = []
     ran_most = BACKLOG  # from then on tasks are quick
 

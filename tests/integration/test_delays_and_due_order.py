@@ -1,0 +1,161 @@
+"""Delays: from 10 ms to a year, on time, in due order, listed, changed, and safe when the keeper's process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from taskq import Queue, RetryAfter, Snooze, TaskCancelled, current
+from taskq.outcome import Status
+from tests.integration.room import Room
+from tests.support import eventually
+
+
+async def test_short_delays_are_kept_and_not_by_much(room: Room) -> None:
+    """From 10 ms on: nothing starts early, and at least half start within 100 ms of their instant."""
+    starts: dict[str, float] = {}
+
+    @room.app.task(name="note")
+    async def note() -> None:
+        starts[current().id] = time.monotonic()
+
+    worker = await room.worker()
+    assert worker.keeper is not None
+    await eventually(lambda: worker.keeper is not None and worker.keeper.leading)
+    late = []
+    for delay in (0.01, 0.05, 0.1, 0.3, 0.02, 0.2, 0.5):
+        sent = time.monotonic()
+        handle = await note.options(delay=delay).enqueue_async()
+        await handle.get_result_async(5)
+        late.append(starts[handle.id] - sent - delay)
+    # Instants travel in whole milliseconds.
+    assert min(late) > -0.002, late
+    assert sorted(late)[len(late) // 2] < 0.1, late
+    assert max(late) < 1.0, late
+
+
+async def test_due_order_holds_whatever_the_sending_order(room: Room) -> None:
+    """Of messages sent latest first, the one due first starts first; so on a FIFO queue."""
+    queue = Queue("line", parallelism=1)
+    order: list[int] = []
+
+    @room.app.task(name="note", queue=queue)
+    async def note(number: int) -> None:
+        order.append(number)
+
+    await room.worker()
+    now = datetime.now(UTC)
+    handles = [
+        await note.options(not_before=now + timedelta(seconds=0.5 + 0.03 * number)).enqueue_async(number)
+        for number in reversed(range(20))
+    ]
+    for handle in handles:
+        await handle.get_result_async(5)
+    assert order == list(range(20))
+
+
+async def test_a_delay_of_a_year_is_listed_moved_and_cancelled(room: Room) -> None:
+    """It waits in the store with its instant; moved to now it runs; cancelled it never does."""
+
+    @room.app.task(name="note")
+    async def note(text: str) -> str:
+        return text
+
+    await room.worker()
+    year = timedelta(days=365)
+    moved = await note.options(delay=year).enqueue_async("moved")
+    cancelled = await note.options(delay=year).enqueue_async("cancelled")
+    for handle in (moved, cancelled):
+        record = await room.has(handle, Status.WAITING)
+        assert record.not_before is not None
+        assert abs(record.not_before - datetime.now(UTC) - year) < timedelta(minutes=1)
+    store = await room.store()
+    listed = (await store.waiting()).items
+    assert {row.message.id for row in listed} == {moved.id, cancelled.id}
+    assert await store.reschedule(moved.id, await store.now()) is True
+    assert await moved.get_result_async(10) == "moved"
+    await cancelled.cancel_async()
+    with pytest.raises(TaskCancelled):
+        await cancelled.get_result_async(1)
+    assert (await store.waiting()).items == []
+
+
+async def test_delays_outlive_the_worker_that_keeps_them(room: Room) -> None:
+    """Booked by one leader, released by the next; sent while there is none, booked by whoever comes."""
+
+    @room.app.task(name="note")
+    async def note(number: int) -> int:
+        return number
+
+    first, second = await room.worker(), await room.worker()
+    leader = await eventually(lambda: next((w for w in (first, second) if w.keeper and w.keeper.leading), None))
+    booked = await note.options(delay=1.0).enqueue_async(1)
+    await room.has(booked, Status.WAITING)
+    await room.stop(leader)
+    assert await booked.get_result_async(5) == 1
+    await room.stop(second if leader is first else first)
+    alone = await note.options(delay=0.1).enqueue_async(2)
+    await room.worker()
+    assert await alone.get_result_async(5) == 2
+
+
+async def test_a_task_puts_itself_off(room: Room) -> None:
+    """Snooze uses no attempt, RetryAfter uses one; both wait as long as they say."""
+    seen: list[tuple[str, int, float]] = []
+
+    @room.app.task(name="off", retry=1)
+    async def off() -> str:
+        seen.append((current().queue, current().attempt, time.monotonic()))
+        match len(seen):
+            case 1 | 2:
+                raise Snooze(0.1)
+            case 3:
+                raise RetryAfter(0.2)
+        return "done"
+
+    queues = [room.app.declare_queue(queue) for queue in (Queue("open"), Queue("line", parallelism=1))]
+    await room.worker()
+    for queue in queues:
+        seen.clear()
+        assert await (await off.options(queue=queue).enqueue_async()).get_result_async(10) == "done"
+        assert [attempt for _, attempt, _ in seen] == [1, 1, 1, 2]
+        pauses = [after[2] - before[2] for before, after in zip(seen, seen[1:], strict=False)]
+        assert pauses[0] >= 0.1 and pauses[1] >= 0.1 and pauses[2] >= 0.2
+
+
+async def test_a_delayed_message_keeps_its_queues_limits(room: Room) -> None:
+    """A queue known from a delayed message alone is made as its code says: FIFO stays FIFO."""
+    queue = Queue("line", parallelism=1)
+    running: list[int] = []
+    most: list[int] = []
+
+    @room.app.task(name="note", queue=queue)
+    async def note(number: int) -> None:
+        running.append(number)
+        most.append(len(running))
+        await asyncio.sleep(0.02)
+        running.remove(number)
+
+    handles = [await note.options(delay=0.05).enqueue_async(number) for number in range(10)]
+    record = await (await room.store()).get_queue("line")
+    assert record is not None and record.born_fifo
+    await room.worker(queues=["line"])
+    for handle in handles:
+        await handle.get_result_async(5)
+    assert max(most) == 1
+
+
+async def test_a_negative_delay_is_refused(room: Room) -> None:
+    """It is an error that names the option and the value, and nothing is sent."""
+    from taskq import InvalidSetting
+
+    @room.app.task(name="note")
+    async def note() -> None: ...
+
+    for wrong in (-1, -0.001, float("nan"), 400 * 86400, "soon"):
+        with pytest.raises(InvalidSetting, match="delay"):
+            await note.options(delay=wrong).enqueue_async()  # type: ignore[arg-type]
+    assert await room.depth("default") == 0
