@@ -388,6 +388,16 @@ class Worker:
 
     async def _claim(self, run: Run) -> Outcome | Gone | NotYet | None:
         """Take the right to run. None: run it."""
+        found = await self._take_claim(run)
+        if found is None and run.crashes >= self.settings.max_crashes - 1 > 0:
+            # It waits without a claim: else whoever runs alone before it and kills the process counts against it.
+            await self._unclaim(run)
+            await self.places.be_alone()
+            await self.settler.drained()  # nor may one that has ended have its claim open still
+            found = await self._take_claim(run)
+        return found
+
+    async def _take_claim(self, run: Run) -> Outcome | Gone | NotYet | None:
         claimed = await self._claims.call(Claim(run.message, self.id))
         if claimed.status.final or claimed.stale:
             run.acknowledge()
@@ -405,8 +415,6 @@ class Worker:
             if wait > 0:
                 await self._unclaim(run)
                 return NotYet(wait)
-        if run.crashes >= self.settings.max_crashes - 1 > 0:
-            await self.places.be_alone()
         return None
 
     async def _unclaim(self, run: Run) -> None:
