@@ -11,7 +11,7 @@ import traceback as traceback_module
 from dataclasses import dataclass
 from random import Random
 
-from taskq.errors import InvalidArguments, NotSerializable, Reject, RetryAfter, Snooze, UnknownTask
+from taskq.errors import Reject, RetryAfter, Snooze
 from taskq.message import Message
 from taskq.retry import Retry
 
@@ -135,12 +135,6 @@ def decide(message: Message, error: BaseException, *, policy: Retry, attempt: in
             return Later(error.seconds)
         case Reject():
             return Dead("rejected", failure)
-        case InvalidArguments():
-            return Dead("invalid-arguments", failure)
-        case NotSerializable():
-            return Dead("result-not-serializable", failure)
-        case UnknownTask():
-            return Dead("unknown-task", failure)
         case _ if not isinstance(error, RetryAfter) and not policy.covers(error):
             return Dead("failed", failure)
         case _ if attempt > policy.max_retries:

@@ -15,14 +15,18 @@ import struct
 import sys
 import threading
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from taskq.context import Context, SoftTimeout, Waits, enter
+from taskq.errors import InvalidArguments, InvalidMessage, NotSerializable
 from taskq.message import Message, decode
 from taskq.outcome import Again, Dead, Done, Failure, Later, Outcome, decide
 from taskq.serialization import decode_arguments, encode_value
+
+if TYPE_CHECKING:
+    from taskq.task import Task
 
 
 class Channel:
@@ -80,25 +84,40 @@ class ChildWaits(Waits):
         self._channel.send({"waits": False})
 
 
-def run_here(task: Any, message: Message, attempt: int, context: Context) -> Outcome:
-    """Run a task's function in this thread and say what follows."""
+def arguments_of(task: Task[..., Any], message: Message) -> tuple[tuple[Any, ...], dict[str, Any]] | Dead:
+    """The validated arguments of a call; Dead if they do not fit the task as it is here."""
     try:
-        args, kwargs = task.validate(*_arguments(message))
+        args, kwargs = decode_arguments(message.payload, message.payload_type)
+        return task.validate(tuple(args), kwargs)
+    except (InvalidMessage, InvalidArguments) as error:
+        return Dead("invalid-arguments", Failure.of(error))
 
-        def call() -> Any:
-            enter(context)
-            value = task.function(*args, **kwargs)
-            return asyncio.run(value) if asyncio.iscoroutine(value) else value
 
-        value = contextvars.copy_context().run(call)
+def done(task: Task[..., Any], value: Any) -> Done | Dead:
+    """The task returned this; Dead if it is to be kept and cannot be encoded."""
+    try:
         return Done(encode_value(value) if task.definition.result else None)
+    except NotSerializable as error:
+        return Dead("result-not-serializable", Failure.of(error))
+
+
+def run_here(task: Task[..., Any], message: Message, attempt: int, context: Context) -> Outcome:
+    """Run a task's function in this thread and say what follows."""
+    checked = arguments_of(task, message)
+    if isinstance(checked, Dead):
+        return checked
+    args, kwargs = checked
+
+    def call() -> Any:
+        enter(context)
+        value = task.function(*args, **kwargs)
+        return asyncio.run(value) if asyncio.iscoroutine(value) else value
+
+    try:
+        value = contextvars.copy_context().run(call)
     except BaseException as error:  # whatever the task raises, SystemExit too, is its failure
         return decide(message, error, policy=task.definition.retry, attempt=attempt, rng=random.Random())
-
-
-def _arguments(message: Message) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    args, kwargs = decode_arguments(message.payload, message.payload_type)
-    return tuple(args), kwargs
+    return done(task, value)
 
 
 def outcome_frame(outcome: Outcome) -> dict[str, Any]:

@@ -11,10 +11,8 @@ from collections.abc import Coroutine, Generator
 from typing import Any
 
 from taskq.context import SoftTimeout, enter
-from taskq.errors import InvalidMessage
-from taskq.outcome import Cancelled, Dead, Done, Failure, GivenBack, Outcome, decide
-from taskq.serialization import decode_arguments, encode_value
-from taskq.worker.child import outcome_of
+from taskq.outcome import Cancelled, Dead, Failure, GivenBack, Outcome, decide
+from taskq.worker.child import arguments_of, done, outcome_of
 from taskq.worker.pools import ChildDied, Processes, Threads
 from taskq.worker.run import Abort, Run
 
@@ -40,15 +38,11 @@ class Executor:
             if task.definition.pool == "process":
                 outcome = await self._in_process(run)
             else:
-                args, kwargs = decode_arguments(run.message.payload, run.message.payload_type)
-                checked = task.validate(tuple(args), kwargs)
-                if task.definition.pool == "async":
-                    value = await self._on_loop(run, *checked)
-                else:
-                    value = await self._on_thread(run, *checked)
-                outcome = Done(encode_value(value) if task.definition.result else None)
-        except InvalidMessage as error:
-            return Dead("invalid-arguments", Failure.of(error))
+                checked = arguments_of(task, run.message)
+                if isinstance(checked, Dead):
+                    return checked
+                call = self._on_loop if task.definition.pool == "async" else self._on_thread
+                outcome = done(task, await call(run, *checked))
         except asyncio.CancelledError as error:
             return self._interrupted(run, error)
         except BaseException as error:  # SystemExit and the like too: one task must not end the worker

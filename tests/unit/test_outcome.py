@@ -6,9 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 
-import pytest
-
-from taskq.errors import InvalidArguments, NotSerializable, Reject, RetryAfter, Snooze, UnknownTask
+from taskq.errors import InvalidArguments, Reject, RetryAfter, Snooze
 from taskq.message import Message
 from taskq.outcome import (
     MAX_TEXT_CHARS,
@@ -44,19 +42,15 @@ def test_the_messages_own_policy_wins() -> None:
     assert isinstance(after(OSError(), message=message), Dead)
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (Reject("no"), "rejected"),
-        (InvalidArguments("x"), "invalid-arguments"),
-        (NotSerializable("x"), "result-not-serializable"),
-        (UnknownTask("x"), "unknown-task"),
-    ],
-)
-def test_hopeless_errors_are_not_retried(error: Exception, reason: str) -> None:
-    """What would fail the same way again is dead at once, with its reason."""
-    outcome = after(error)
-    assert isinstance(outcome, Dead) and outcome.reason == reason
+def test_a_rejection_is_final() -> None:
+    """A task that rejects its message is dead at once, with that reason."""
+    outcome = after(Reject("no"))
+    assert isinstance(outcome, Dead) and outcome.reason == "rejected"
+
+
+def test_errors_of_a_nested_enqueue_are_like_any_other() -> None:
+    """A task whose own enqueue has wrong arguments is not told that its arguments were wrong."""
+    assert isinstance(after(InvalidArguments("x")), Again)
 
 
 def test_excluded_errors_are_not_retried() -> None:
