@@ -1,4 +1,4 @@
-"""The keeper books what waits, publishes what is due, archives dead letters, prunes. Every worker has one, one leads."""
+"""The keeper: books what waits, publishes what is due, archives dead letters, prunes; one of all workers leads."""
 
 from taskq.keeper.keeper import Keeper
 

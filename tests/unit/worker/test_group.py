@@ -16,18 +16,18 @@ pytestmark = pytest.mark.anyio
 async def test_what_comes_during_a_call_goes_into_the_next() -> None:
     """Ten items submitted while the first is worked on are one call, each with its own result."""
     calls: list[list[int]] = []
-    gate = asyncio.Event()
+    begun, gate = asyncio.Event(), asyncio.Event()
 
     async def work(items: list[int]) -> list[int]:
         calls.append(items)
+        begun.set()
         await gate.wait()
         return [item * 10 for item in items]
 
     group = Group(work, clock=SystemClock(), what="testing")
     running = asyncio.create_task(group.run())
     first = asyncio.create_task(group.call(0))
-    while not calls:
-        await asyncio.sleep(0)
+    await begun.wait()
     others = [asyncio.create_task(group.call(number)) for number in range(1, 11)]
     await asyncio.sleep(0)
     gate.set()
