@@ -31,7 +31,7 @@ from taskq.outcome import Status
 from taskq.queue import DEFAULT_QUEUE, Queue, check_queue_name, lane_of
 from taskq.retry import Retry
 from taskq.settings import Settings, load_settings
-from taskq.store import open_store
+from taskq.store import check_store, open_store
 from taskq.store.base import CancelEffect, MessageRecord, Store
 from taskq.task import Definition, Pool, Prepared, Task, check_task_name, pool_of
 
@@ -67,7 +67,7 @@ class TaskQ:
         self._home: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self.make_broker()  # a bad URL is an error here, not at the first enqueue
-        self.make_store()
+        check_store(self.settings.store)
 
     def __repr__(self) -> str:
         return f"<TaskQ {self.settings.name!r}, {len(self.tasks)} tasks>"

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from taskq.clock import Clock
     from taskq.store.base import Store
 
-__all__ = ["open_store"]
+__all__ = ["check_store", "open_store"]
+
+check_store = parse
 
 
 def open_store(url: str, *, clock: Clock | None = None) -> Store:
