@@ -32,11 +32,6 @@ from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.integration.harness_app:app"
-LAUNCH = (
-    "import sys; from taskq.worker import process; process.configure_logging(); "
-    "app, queues, most, grace = sys.argv[1:]; "
-    "sys.exit(process.serve(app, queues=queues.split(','), concurrency=int(most), grace=float(grace)))"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +144,11 @@ class WorkerProcess:
         assert self.running, f"the worker has ended with {self.process.returncode}:\n{self.said()[-3000:]}"
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            writer.write(b"GET /ready HTTP/1.0\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
         except OSError:
             return False
-        writer.write(b"GET /ready HTTP/1.0\r\n\r\n")
-        answer = await reader.read()
-        writer.close()
         return b" 200 " in answer.split(b"\r\n", 1)[0]
 
     def said(self) -> str:
@@ -188,7 +183,8 @@ class Station:
         port = free_port()
         variables = {f"TASKQ_{name.upper()}": str(value) for name, value in settings.items()}
         environment = os.environ | self._environment | variables | {"TASKQ_HEALTH": f"127.0.0.1:{port}"}
-        command = [sys.executable, "-c", LAUNCH, self._app_ref, ",".join(queues), str(concurrency), str(grace)]
+        command = [sys.executable, "-m", "taskq", "worker", self._app_ref, "-q", ",".join(queues)]
+        command += ["-c", str(concurrency), "--grace", str(grace)]
         output = self.folder / f"worker-{len(self.workers)}.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
