@@ -32,12 +32,17 @@ class Threads:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="taskq-task")
+        self.running = 0  # threads in a task's code; the interpreter would wait for them at its end
 
     def start(self, context: contextvars.Context, function: Callable[[], Any]) -> ThreadRun:
         """Run the function in this context; await `ThreadRun.done`."""
-        run = ThreadRun(asyncio.get_running_loop())
+        run = ThreadRun(asyncio.get_running_loop(), self._ended)
+        self.running += 1
         self._pool.submit(run.work, context, function)
         return run
+
+    def _ended(self) -> None:
+        self.running -= 1
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -46,8 +51,9 @@ class Threads:
 class ThreadRun:
     """One function on a thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Callable[[], None]) -> None:
         self._loop = loop
+        self._on_end = on_end
         self.done: asyncio.Future[Any] = loop.create_future()
         self.ended = asyncio.Event()
         self._ident: int | None = None
@@ -69,6 +75,7 @@ class ThreadRun:
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self.ended.set()
+        self._on_end()
         if self.done.done():
             return
         if error is None:

@@ -146,7 +146,7 @@ def _listen_for_signals(worker: Worker) -> None:
     loop = asyncio.get_running_loop()
 
     def stop(name: str) -> None:
-        if worker.stopping:
+        if worker.told:
             logger.warning("%s again: what runs is given back now", name)
             worker.stop(now=True)
         else:

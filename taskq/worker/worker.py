@@ -99,6 +99,7 @@ class Worker:
         self.started = asyncio.Event()
         self.done = 0  # attempts that ended here
         self.recycling = ""
+        self.told = False  # somebody called `stop`
         self.stuck_threads = False  # the process must end hard
         self.abandoned: set[QueueServer] = set()
         self._only = queues
@@ -199,6 +200,8 @@ class Worker:
 
     def stop(self, *, now: bool = False) -> None:
         """Take nothing new, finish within the grace, give the rest back; `now` gives it back at once."""
+        self.told = True
+        self.recycling = ""  # whoever stops it wants no successor
         self._stop.set()
         if now:
             self._stop_now.set()
@@ -210,7 +213,7 @@ class Worker:
 
     def recycle(self, why: str) -> None:
         """Stop so that a fresh process can take over (`recycling` tells the process that runs this worker)."""
-        if not self.recycling:
+        if not self.stopping:
             logger.warning("this worker is to be replaced: %s", why)
             self.recycling = why
             self._stop.set()
@@ -237,7 +240,7 @@ class Worker:
             await self.keeper.stop()
         # A thread that runs on keeps its channel until the process is gone: nobody may have its message before.
         stuck = {run.unit.server for run in self.runs.values() if run.abandoned} | self.abandoned
-        self.stuck_threads = bool(stuck)
+        self.stuck_threads = bool(stuck) or self._threads.running > 0
         for server in self.servers.values():
             if server not in stuck:
                 await server.stopped()
