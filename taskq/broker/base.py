@@ -250,6 +250,10 @@ class Broker(Protocol):
         """
         ...
 
+    async def unroute(self, queue: BrokerQueue) -> None:
+        """Let nothing more come in: publishes raise QueueMissing until somebody declares it. What it holds stays."""
+        ...
+
     async def delete(self, queue: BrokerQueue) -> None:
         """Delete it with all it holds; nothing happens if it is not there."""
         ...

@@ -72,6 +72,7 @@ class _Queue:
     ready: list[_Stored] = field(default_factory=list)
     line: list[_Channel] = field(default_factory=list)
     turn: int = 0
+    routed: bool = True
 
     @property
     def single_active(self) -> bool:
@@ -453,8 +454,16 @@ class MemoryBroker:
                 f"queue {name} exists with another {argument}: arguments of a queue cannot change; "
                 f"run `taskq queues migrate {queue.name}`"
             )
+        stored.routed = True
         if queue.kind is Kind.SLOT and not stored.ready and not any(c.unacknowledged for c in stored.line):
             self.server.put(stored, TOKEN, None, None, 0)
+
+    async def unroute(self, queue: BrokerQueue) -> None:
+        self._require_open()
+        with self.server.lock:
+            stored = self.server.queues.get(self.names.queue(queue))
+            if stored is not None:
+                stored.routed = False
 
     async def delete(self, queue: BrokerQueue) -> None:
         self._require_open()
@@ -511,7 +520,7 @@ class MemoryBroker:
         name = self.names.queue(message.to)
         with self.server.lock:
             queue = self.server.queues.get(name)
-            if queue is None:
+            if queue is None or not queue.routed:
                 raise QueueMissing(f"queue {name} does not exist: the message {message.message_id} was returned")
             priority = message.priority if message.to.priorities else 0
             self.server.put(queue, bytes(message.body), message.content_type, message.message_id, priority)

@@ -83,6 +83,10 @@ class SqlStore:
     def url(self) -> str:
         return self._place.shown
 
+    @property
+    def revision(self) -> str:
+        return schema.REVISIONS[-1]
+
     async def open(self) -> None:
         if self._id is not None and self._writers is not None:
             return

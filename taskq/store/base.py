@@ -481,6 +481,11 @@ class Store(Messages, Cancels, Waiting, DeadLetters, Queues, Dedup, Protocol):
         """Where it is, without password."""
         ...
 
+    @property
+    def revision(self) -> str:
+        """The schema's revision that this code works with; the store is at it after `open`."""
+        ...
+
     async def open(self) -> None:
         """Connect and bring the schema up to date, under a lock.
 

@@ -71,9 +71,10 @@ class QueueServer:
         async with self._applying:
             if record.version < self.record.version or self.stopping:
                 return
+            reborn = set(broker_queues(self.record)) != set(broker_queues(record))
             self.record = record
             kind = self._kind()
-            if self.units and not isinstance(self.units[0], kind):
+            if self.units and (reborn or not isinstance(self.units[0], kind)):
                 await self._retire(list(self.units))
             if kind is SlotUnit:
                 await self._slots(record.parallelism or 1)

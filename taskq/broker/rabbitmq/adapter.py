@@ -175,6 +175,11 @@ class RabbitMQBroker:
     def _forget_declared(self) -> None:
         self._declared.clear()
 
+    async def unroute(self, queue: BrokerQueue) -> None:
+        self._declared.discard(queue)
+        name, (exchange, key) = self.names.queue(queue), self.names.route(queue)
+        await self._on_throwaway(lambda channel: channel.queue_unbind(name, exchange, key))
+
     async def delete(self, queue: BrokerQueue) -> None:
         self._declared.discard(queue)
         name = self.names.queue(queue)

@@ -1,0 +1,223 @@
+"""`taskq dev`: everything in one process, with nothing installed, for writing tasks and trying them.
+
+`memory://` lives inside the process, so that other programs cannot send to it. Hence two ways to
+send from here: lines typed at it, and a script that runs beside the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskq.cli.session import Shared, place_options, with_settings
+from taskq.cli.values import SECONDS
+from taskq.errors import InvalidSetting, TaskqError
+
+if TYPE_CHECKING:
+    from taskq.app import TaskQ
+    from taskq.handle import Handle
+
+logger = logging.getLogger("taskq.dev")
+
+MEMORY = "memory://"
+LOOK_EVERY = 0.2  # seconds
+
+
+@click.command()
+@click.argument("app_ref", metavar="APP")
+@click.option("-q", "--queues", metavar="A,B", help="Serve only these queues. Default: all that the app knows.")
+@click.option("-c", "--concurrency", type=click.IntRange(min=1), help="At most so many runs at once.")
+@click.option("--grace", type=SECONDS, help="Time that running tasks get to finish at a stop.")
+@click.option("--run", "script", metavar="SCRIPT", help="Run this script beside the worker; stop when it ends.")
+@click.option("--reload", is_flag=True, help="Start anew when a Python file below this folder changes.")
+@place_options
+@click.pass_context
+def dev(
+    ctx: click.Context,
+    app_ref: str,
+    queues: str | None,
+    concurrency: int | None,
+    grace: float | None,
+    script: str | None,
+    reload: bool,
+) -> None:
+    """Run the tasks of APP (module:app) in this process alone: no RabbitMQ, nothing kept afterwards.
+
+    Uses memory:// and a SQLite file that is deleted at the end, unless --broker or --store say otherwise. Type
+    TASK ARGS… (as for `taskq send`) to send a task and see its result, or run a script beside with --run: its
+    enqueues come here.
+    """
+    from taskq.cli.worker import queue_names
+    from taskq.worker.process import configure_logging
+
+    shared: Shared = ctx.ensure_object(Shared)
+    names = queue_names(queues)
+    if script is not None and not Path(script).is_file():
+        raise click.UsageError(f"--run: there is no script {script!r}")
+    configure_logging(logging.INFO)
+    if reload:
+        ctx.exit(_reload())
+    with _places(shared) as overrides:
+        ctx.exit(_serve(app_ref, overrides, names, concurrency, grace, script))
+
+
+@contextlib.contextmanager
+def _places(shared: Shared) -> Iterator[dict[str, str]]:
+    """The settings that dev runs with; on memory:// with a store of its own, for its messages end with it."""
+    overrides = {"broker": MEMORY} | shared.overrides()
+    folder = None
+    if overrides["broker"].startswith(MEMORY) and "store" not in overrides:
+        folder = tempfile.mkdtemp(prefix="taskq-dev-")
+        overrides["store"] = f"sqlite:///{Path(folder) / 'taskq.db'}"
+    try:
+        yield overrides
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve(
+    app_ref: str,
+    overrides: dict[str, str],
+    queues: list[str] | None,
+    concurrency: int | None,
+    grace: float | None,
+    script: str | None,
+) -> int:
+    from taskq.cli.load import load_app
+    from taskq.worker.process import Plan, run_process
+
+    # A script may make an app of its own (the app's module as `__main__`), and so do children of process tasks.
+    os.environ |= {f"TASKQ_{name.upper()}": value for name, value in overrides.items()}
+    app = with_settings(load_app(app_ref), **overrides)
+    _introduce(app, script)
+    beside = Prompt(app) if script is None else Script(script)
+    thread = threading.Thread(target=beside.run, name="taskq-dev", daemon=True)
+    code = run_process(app, Plan(app_ref, queues, concurrency, grace), on_start=lambda _: thread.start())
+    return code or beside.code
+
+
+def _introduce(app: TaskQ, script: str | None) -> None:
+    from taskq.settings import redact_url
+
+    settings = app.settings
+    click.echo(f"broker  {redact_url(settings.broker)}", err=True)
+    click.echo(f"store   {redact_url(settings.store)}", err=True)
+    click.echo(f"tasks   {', '.join(sorted(app.tasks)) or 'none'}", err=True)
+    if settings.broker.startswith(MEMORY):
+        click.echo("Other programs cannot send to memory://. Ctrl-C ends this, and every message with it.", err=True)
+    if script is None:
+        click.echo("Type TASK ARGS… to send a task.", err=True)
+
+
+class Prompt:
+    """Lines of standard input, each a task to send; their end (a service has none) stops nothing."""
+
+    code = 0
+
+    def __init__(self, app: TaskQ) -> None:
+        self._app = app
+
+    def run(self) -> None:
+        """Until the end of the lines; on a thread."""
+        for line in sys.stdin:
+            try:
+                words = shlex.split(line, comments=True)
+                if words:
+                    self._send(words)
+            except (TaskqError, click.UsageError, ValueError) as error:
+                click.echo(f"error: {' '.join(str(error).split())}", err=True)
+
+    def _send(self, words: list[str]) -> None:
+        from taskq.cli.send import arguments_of, prepare
+
+        positional, keywords = arguments_of(words[1:])
+        handle = self._app.send(prepare(self._app, words[0], positional, keywords, {}))
+        click.echo(f"{handle.id}  sent", err=True)
+        threading.Thread(target=_show, args=(handle,), daemon=True).start()
+
+
+def _show(handle: Handle[Any]) -> None:
+    from taskq.cli.send import shown
+
+    try:
+        click.echo(f"{handle.id}  {shown(handle.get_result())}")
+    except TaskqError as error:
+        click.echo(f"{handle.id}  {type(error).__name__}: {error}")
+
+
+class Script:
+    """A script beside the worker, in its process; its end stops the worker, and its exit code is ours."""
+
+    def __init__(self, path: str) -> None:
+        self.code = 0
+        self._path = path
+
+    def run(self) -> None:
+        """To its end; on a thread."""
+        import runpy
+        import signal
+        import traceback
+
+        sys.argv = [self._path]
+        sys.path.insert(0, str(Path(self._path).resolve().parent))
+        try:
+            runpy.run_path(self._path, run_name="__main__")
+        except SystemExit as ended:
+            self.code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except Exception:  # the user's: shown as the interpreter would
+            traceback.print_exc()
+            self.code = 1
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _reload() -> int:
+    """Run this command without --reload in a child, and anew whenever a file changes."""
+    import signal
+    import subprocess
+
+    try:
+        from watchfiles import PythonFilter, watch
+    except ImportError as error:
+        raise InvalidSetting("--reload needs the extra: pip install 'taskq[reload]'") from error
+    changed, stopping = threading.Event(), threading.Event()
+
+    def look() -> None:
+        for _ in watch(".", watch_filter=PythonFilter(), stop_event=stopping):
+            changed.set()
+
+    def stop(number: int, frame: object) -> None:
+        stopping.set()
+        child.terminate()
+
+    threading.Thread(target=look, name="taskq-reload", daemon=True).start()
+    command = [sys.executable, *(word for word in sys.orig_argv[1:] if word != "--reload")]
+    child = subprocess.Popen(command)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = child.wait(LOOK_EVERY)
+            if code == 0 or stopping.is_set():
+                return code
+            changed.wait(LOOK_EVERY)  # it cannot run as it is: the next change may mend it
+        if changed.is_set() and not stopping.is_set():
+            changed.clear()
+            logger.info("a file has changed: starting anew, what was under way is lost on memory://")
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+                child.send_signal(signal.SIGINT)
+                child.wait()
+            child = subprocess.Popen(command)
