@@ -22,7 +22,9 @@ from taskq.store.base import OutboxRow, Settlement, Store, WaitingRow
 logger = logging.getLogger("taskq.keeper")
 
 BATCH = 500
-LEASE = 30.0  # seconds that a claimed row belongs to this leader
+# Seconds that a claimed row belongs to this leader: longer than a publish may take, and what a message waits at most
+# when the leader dies between claim and publish.
+LEASE = 10.0
 LOOK_EVERY = 2.5  # seconds: idle costs less than one query a second
 OUTBOX_EVERY = 2.5  # seconds between looks for publishes left undone
 KNOWN_FOR = 5.0  # seconds that a queue's row is remembered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
 
 import pytest
@@ -32,6 +33,33 @@ async def test_every_message_is_done_and_recorded_once_through_ten_kills(station
     again = Counter(Counter(event.id for event in station.log.of("end")).values())
     print(f"2,000 messages: {len(spans)} attempts, returned {dict(again)}, longest gap {longest_gap(spans):.2f} s")
     assert await asyncio.to_thread(outcomes.recorded) == {handle.id: 1 for handle in handles}
+
+
+async def test_messages_outlive_the_keeper_that_was_about_to_release_them(station: Station, outcomes: Outcomes) -> None:
+    """Due messages that a dead leader had claimed are released by the next one as soon as the claim has lapsed."""
+    queue = Queue("delayed")
+    await station.ensure(queue)
+    (first,) = await station.start_ready(1, ["delayed"])
+    handles = await station.send(queue, [{"number": i} for i in range(200)], delay=1.5)
+    store = await station.store()
+
+    async def booked() -> bool:
+        return len((await store.waiting(queue="delayed", limit=200)).items) == 200
+
+    await station.log.until(booked)
+    first.kill()
+    claimed = await station.log.until(lambda: store.claim_due(100, 3.0))
+    lapses = time.time() + 3.0
+    station.start(["delayed"])
+    assert await station.all_recorded(handles) == {"SUCCEEDED": 200}
+    mine = {row.message.id for row in claimed}
+    late = [event.at for event in station.log.of("start") if event.id in mine]
+    print(
+        f"{len(mine)} claimed by the dead, run {min(late) - lapses:.2f} to {max(late) - lapses:.2f} s after the lapse"
+    )
+    assert len(late) == len(mine) > 0 and min(late) > lapses - 0.1
+    assert max(late) < lapses + 2
+    assert outcomes.recorded() == {handle.id: 1 for handle in handles}
 
 
 async def test_a_message_whose_worker_dies_runs_on_another_and_has_one_outcome(
