@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from benchmarks.measure import Measure
 from benchmarks.measures import (
+    backlog,
     drain,
     enqueue_at_once,
     enqueue_many,
     enqueue_one,
     idle_worker,
     import_time,
+    limited,
     lone_task,
     round_trip,
 )
@@ -23,7 +25,10 @@ MEASURES: tuple[Measure, ...] = (
     lone_task.MEASURE,
     round_trip.ALONE,
     round_trip.FLIGHT,
+    limited.FIFO,
+    limited.POOL,
     idle_worker.MEMORY,
     idle_worker.START,
     import_time.MEASURE,
+    backlog.MEASURE,
 )

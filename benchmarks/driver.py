@@ -2,6 +2,7 @@
 
     {"verb": "describe"}                                    -> queue, kind, note, worker commands
     {"verb": "fill", "count": 1000}                         -> lays tasks on the queue
+    {"verb": "leave"}                                       -> the sender disconnects
     {"verb": "recorded", "count": 1000}                     -> the instant at which all outcomes are on record
     {"verb": "produce", "measure": "enqueue_one", ...}      -> what that measure's `produce` returns
 
@@ -31,13 +32,29 @@ class Driver:
         self._peer = peer
         self._loop = loop
         self._board = Board(Path(os.environ[ENVIRONMENT]))
+        self._is_open = False
+
+    def open(self) -> None:
+        """Connect, unless it is."""
+        if not self._is_open:
+            self._loop.run_until_complete(self._peer.open())
+            self._is_open = True
+
+    def close(self) -> None:
+        """Disconnect, unless it has."""
+        if self._is_open:
+            self._is_open = False
+            self._loop.run_until_complete(self._peer.close())
 
     def obey(self, verb: str, **arguments: Any) -> Any:
         match verb:
             case "describe":
                 return self._describe(**arguments)
             case "fill":
+                self.open()
                 return self._peer.fill(**arguments)
+            case "leave":
+                return self.close()
             case "recorded":
                 return self._peer.recorded(**arguments)
             case "produce":
@@ -73,8 +90,8 @@ def main() -> None:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     peer: Peer = importlib.import_module(f"benchmarks.peers.{sys.argv[1]}").PEER
-    loop.run_until_complete(peer.open())
     driver = Driver(peer, loop)
+    driver.open()
     for line in sys.stdin:
         try:
             answer = {"ok": driver.obey(**json.loads(line))}
@@ -84,7 +101,7 @@ def main() -> None:
             answer = {"error": traceback.format_exc()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-    loop.run_until_complete(peer.close())
+    driver.close()
     answers.close()
     os._exit(0)  # a contestant's threads are not waited for
 

@@ -84,6 +84,20 @@ def listener(port: int) -> int | None:
     return None
 
 
+def busy_cores(seconds: float = 0.5) -> float:
+    """How many of the machine's cores are at work now, whoever uses them."""
+
+    def ticks() -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]  # all; idle and waiting for the disk
+
+    total, idle = ticks()
+    time.sleep(seconds)
+    total_later, idle_later = ticks()
+    share = 1 - (idle_later - idle) / max(total_later - total, 1)
+    return share * (os.cpu_count() or 1)
+
+
 class Child:
     """A process group of our own, logging to a file; ended by its group's id."""
 

@@ -53,6 +53,8 @@ def print_table(console: Console, table: Table) -> None:
         )
         sheet.add_row(row.contestant.name, row.kind, _number(middle), spread, _ratio(base, middle), also)
     console.print(sheet)
+    if max(table.busy) > 0.3:
+        console.print(f"other programs kept up to {max(table.busy):.1f} cores busy: compare with care", style="yellow")
 
 
 def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
@@ -82,6 +84,7 @@ def as_data(environment: dict[str, Any], tables: Sequence[Table], verdicts: Sequ
                 "unit": table.measure.unit,
                 "figure": table.measure.figure,
                 "seconds": round(table.seconds, 1),
+                "busy_cores_before": [round(each, 2) for each in table.busy],
                 "rows": [
                     {
                         "contestant": row.contestant.name,

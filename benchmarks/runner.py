@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.contestants import Contestant
 from benchmarks.measure import Measure
 from benchmarks.peers.base import Unsupported
-from benchmarks.processes import ContestantFailed
+from benchmarks.processes import ContestantFailed, busy_cores
 from benchmarks.services import Services
 from benchmarks.stage import Scale, Stage
 
@@ -41,6 +41,7 @@ class Table:
     measure: Measure
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
+    busy: list[float] = field(default_factory=list)  # cores that others used just before each round
 
 
 def missing(contestant: Contestant, services: Services) -> str:
@@ -61,6 +62,7 @@ def run_measure(measure: Measure, services: Services, folder: Path, scale: Scale
     begin = time.monotonic()
     for turn in range(1 if measure.once else repeats):
         rows = table.rows if turn % 2 == 0 else table.rows[::-1]  # who runs after whom changes
+        table.busy.append(busy_cores())
         for row in [row for row in rows if not row.trouble]:
             _run_row(row, measure, services, folder, scale)
             figure = f"{row.runs[-1][measure.figure]:,.2f}" if not row.trouble else row.trouble.splitlines()[-1]

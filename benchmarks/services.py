@@ -9,7 +9,7 @@ import socket
 import time
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from benchmarks.processes import Child
 from benchmarks.wire import BareClient
@@ -37,6 +37,7 @@ class Services:
         self.broker = broker or os.environ.get(BROKER_VARIABLE, "")
         self.postgres = postgres or os.environ.get(STORE_VARIABLE, "")
         self.redis = ""
+        self._stores = 0
         self._started = contextlib.ExitStack()
 
     def __enter__(self) -> Services:
@@ -66,16 +67,40 @@ class Services:
         with BareClient(self.broker) as client:
             return client.server
 
-    def store(self, kind: str) -> str:
-        """The URL of the store of that kind: one SQLite file for the run, as a broker and prefix has one store."""
+    def new_store(self, kind: str) -> str:
+        """The URL of an empty store: a new file for "sqlite", a new database for "postgres", "" for no store."""
+        self._stores += 1
+        if kind == "sqlite":
+            return f"sqlite:///{self._folder / f'taskq-{self._stores}.db'}"
         if kind == "postgres":
-            return self.postgres
-        return f"sqlite:///{self._folder / 'taskq.db'}"
+            import psycopg
+
+            name = f"taskq_bench_{os.getpid()}_{self._stores}"
+            with psycopg.connect(self.postgres, autocommit=True) as connection:
+                connection.execute(f'CREATE DATABASE "{name}"'.encode())
+            return urlunsplit(urlsplit(self.postgres)._replace(path=f"/{name}"))
+        return ""
+
+    def drop_store(self, url: str) -> None:
+        """Delete what `new_store` made."""
+        if url.startswith("sqlite"):
+            for path in self._folder.glob(f"{Path(urlsplit(url).path).name}*"):
+                path.unlink()
+        elif url:
+            import psycopg
+
+            with psycopg.connect(self.postgres, autocommit=True) as connection:
+                name = urlsplit(url).path[1:]
+                connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
 
     def _start_redis(self) -> None:
         binary = shutil.which("redis-server")
         if binary is None:
-            return
+            from tests.services import install
+
+            if not install("redis-server"):
+                return  # who needs it is reported as not measured
+            binary = "redis-server"
         port = _free_port()
         command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         child = Child([*command, "--dir", str(self._folder)], {}, self._folder / "redis.log")

@@ -30,7 +30,7 @@ class Settings:
     queue_type   str, "quorum" or "classic", for those that let one choose
     results      bool, the task's result is kept where the producer can read it
     record       bool, taskq: the outcome is recorded in the store (its default)
-    kind         str, taskq: "open", "fifo" or "pool"
+    kind         str, "open", and for taskq "fifo" or "pool", for aio-pika "fifo"
     mode         str, taskq: its producer's calls, "sync" or "async"
     pool         str, Celery: "threads" or "prefork"
     prefix       str, taskq: of all its names on the broker

@@ -41,7 +41,8 @@ class Stage:
         self.board.clear()
         self._folder = folder
         self._services = services
-        defaults = Settings(broker=services.broker, redis=services.redis, store=services.store(contestant.store))
+        self._store = services.new_store(contestant.store)
+        defaults = Settings(broker=services.broker, redis=services.redis, store=self._store)
         self.settings = dataclasses.replace(defaults, **contestant.settings)
         self._environment = self.settings.environment() | {ENVIRONMENT: str(self.board.path), "PYTHONHASHSEED": "0"}
         self._broker_pid = listener(services.broker_port)
@@ -57,6 +58,7 @@ class Stage:
             self.empty()
         except BaseException:
             self.driver.stop()
+            self._services.drop_store(self._store)
             raise
         return self
 
@@ -66,6 +68,7 @@ class Stage:
         self.stop_workers()
         self.driver.stop()
         self.sweep()
+        self._services.drop_store(self._store)
         self.board.close()
 
     # -- the contestant -----------------------------------------------------------------------
@@ -81,8 +84,9 @@ class Stage:
         return answer | {"broker_cpu": self.broker_cpu() - broker, "worker_cpu": self.worker_cpu() - worker}
 
     def fill(self, count: int) -> None:
-        """Lay so many tasks on the queue, and let the broker finish with them."""
+        """Lay so many tasks on the queue; the sender leaves, and the broker gets time to finish with them."""
         self.driver.ask("fill", count=count)
+        self.driver.ask("leave")
         time.sleep(0.3)
 
     def start_workers(self, processes: int) -> None:
@@ -90,6 +94,12 @@ class Stage:
         log = self._folder / f"{self.contestant.module}-worker.log"
         commands = self.driver.ask("describe", processes=processes)["commands"]
         self.workers = [Child(command, self._environment, log) for command in commands]
+
+    def start_another(self, command: list[str]) -> Child:
+        """One more worker, ended with the others."""
+        worker = Child(command, self._environment, self._folder / f"{self.contestant.module}-worker.log")
+        self.workers.append(worker)
+        return worker
 
     def start_ready_workers(self, processes: int) -> None:
         """Start them, and return when tasks have run and none is left."""

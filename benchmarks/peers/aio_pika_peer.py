@@ -19,10 +19,13 @@ from aio_pika.abc import AbstractIncomingMessage
 from benchmarks import board, settings
 from benchmarks.peers.base import Peer
 
-_PREFETCH = 200
 _settings = settings.from_environment()
-_QUEUE = f"aio-pika-{_settings.queue_type}-{settings.NAME}"
-_ARGUMENTS: dict[str, Any] = {"x-queue-type": _settings.queue_type}
+_FIFO = _settings.kind == "fifo"
+_PREFETCH = 1 if _FIFO else 200
+_QUEUE = f"aio-pika-{_settings.queue_type}-{_settings.kind}-{settings.NAME}"
+_ARGUMENTS: dict[str, Any] = {"x-queue-type": _settings.queue_type} | (
+    {"x-single-active-consumer": True} if _FIFO else {}
+)
 
 
 async def work() -> None:
@@ -80,6 +83,14 @@ class AioPikaPeer(Peer):
         body = json.dumps([number, settings.LABEL]).encode()
         message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, **properties)
         await self._channel.default_exchange.publish(message, _QUEUE)
+
+    def fill(self, count: int) -> None:
+        """By itself where the queue is FIFO, for those refuse `basic.get`."""
+        if not _FIFO:
+            return super().fill(count)
+        loop = asyncio.get_event_loop()
+        for start in range(0, count, 500):
+            loop.run_until_complete(self.asend_many([-1] * min(500, count - start)))
 
     async def acall(self, number: int) -> int:
         reply = self._replies[str(number)] = asyncio.get_running_loop().create_future()
