@@ -18,7 +18,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,11 +35,11 @@ from taskq import (
     TaskqError,
     current,
 )
+from taskq.admin.replay import Replay
 from taskq.broker.base import BrokerQueue, Kind
 from taskq.dispatch import broker_queues
-from taskq.message import CONTENT_TYPE, new_id
 from taskq.settings import redact_url
-from taskq.store.base import DeadFilter, DeadLetter, OutboxRow, Store
+from taskq.store.base import DeadFilter, DeadLetter
 
 if __name__ == "__main__":
     # The worker processes import this file: what they must know travels in the environment.
@@ -263,8 +262,7 @@ async def dead_letter(check: Checks, folder: Path) -> None:
           == [(ship.name, "failed", 2)], [f"{x.task} {x.reason} attempts={x.attempts}" for x in letters])  # fmt: skip
     addresses.write_text("12 Harbour Road")
     say("   The address book is there now; the dead letter is retried, as a new message.")
-    (again,) = await retry_letters(store, letters)
-    where = await app.handle(again).get_result_async(timeout=10)
+    where = await app.handle(await retry_letter(letters[0])).get_result_async(timeout=10)
     check("the retried message succeeded", where == "12 Harbour Road", where)
     check("and the dead letters are empty", await store.count_dead(which) == 0)
 
@@ -272,15 +270,15 @@ async def dead_letter(check: Checks, folder: Path) -> None:
 SCENES = (first_tasks, order_under_failures, limit_held, rate_held, delay_kept, cancelled, dead_letter)
 
 
-async def retry_letters(store: Store, letters: Sequence[DeadLetter]) -> list[str]:
-    now = await store.now()
-    copies = [replace(x.message, id=new_id(now), attempt=1, hop=0, reply_to=None) for x in letters if x.message]
-    rows = [
-        OutboxRow(f"{x.id}/revive/0", "queue", copy.queue, copy.encode(), CONTENT_TYPE, copy.id, now)
-        for x, copy in zip(letters, copies, strict=True)
-    ]
-    await store.revive([x.id for x in letters], rows)
-    return [copy.id for copy in copies]
+async def retry_letter(letter: DeadLetter) -> str:
+    """What `taskq dlq retry` does; the id of the new message."""
+    client = app.client()
+    assert client.dispatcher is not None
+    replay = Replay(
+        broker=await client.broker(), store=await client.store(), dispatcher=client.dispatcher, clock=app.clock
+    )
+    revived = [one async for batch in replay.revive([letter.id]) for one in batch]
+    return revived[0].message_id
 
 
 # -- the stage --------------------------------------------------------------------------------

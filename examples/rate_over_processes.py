@@ -43,13 +43,12 @@ async def ready() -> int:
 
 
 def main(starts: int, processes: int) -> None:
-    with worker_processes("rate_over_processes:app", processes):
+    with app, worker_processes("rate_over_processes:app", processes):
         seen: set[int] = set()
         while len(seen) < processes:  # all of them are up
             seen |= {handle.get_result(60) for handle in app.enqueue_many([ready.message() for _ in range(20)])}
         handles = app.enqueue_many([call.message(number) for number in range(starts)])
         runs = [handle.get_result(timeout=60 + PER * starts / LIMIT) for handle in handles]
-    app.run(app.close)
     report(sorted(at for at, _ in runs), len({process for _, process in runs}))
 
 

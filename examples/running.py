@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -38,6 +37,12 @@ def an_app(**settings: Any) -> TaskQ:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["TASKQ_STORE"] = f"sqlite:///{folder}/taskq.db"
     return TaskQ(**settings)
+
+
+def command(*arguments: str) -> str:
+    """What `taskq ARGUMENTS…` prints; an error if it fails."""
+    done = subprocess.run([sys.executable, "-m", "taskq", *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
 
 
 def needs_rabbitmq() -> None:
@@ -99,11 +104,10 @@ def worker_thread(app: TaskQ, **options: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def worker_processes(app_ref: str, count: int, *options: str, log: Path | None = None) -> Iterator[list[int]]:
     """So many `taskq worker` processes; gives their ids. SIGTERM ends them, and they must exit with 0."""
-    plan = {"app_ref": app_ref, "concurrency": int(dict(zip(options, options[1:], strict=False)).get("-c", 16))}
-    command = [sys.executable, "-m", "taskq.worker.process", json.dumps(plan)]
+    line = [sys.executable, "-m", "taskq", "worker", app_ref, *options]
     with contextlib.ExitStack() as files:
         output = files.enter_context(log.open("ab")) if log is not None else None
-        processes = [subprocess.Popen(command, stdout=output, stderr=output) for _ in range(count)]
+        processes = [subprocess.Popen(line, stdout=output, stderr=output) for _ in range(count)]
         try:
             yield [process.pid for process in processes]
         finally:
