@@ -527,7 +527,7 @@ class Worker:
     async def _hold(self, run: Run, seconds: float) -> bool:
         """Wait with the head in hand. False: it is to be let go (a stop, a hand-over, a lost channel)."""
         run.context = None
-        if run.abort is not None and run.abort is not Abort.CANCELLED:
+        if not run.unit.wanted or (run.abort is not None and run.abort is not Abort.CANCELLED):
             return False
         run.wake = asyncio.Event()
         longest = self.longest_hold
