@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -151,3 +152,16 @@ async def test_a_limited_queue_lowered_to_one_keeps_order_through_a_stop(station
     spans = [span for span in station.spans() if span.event.number >= 100]
     assert_in_order(spans)
     assert len(spans) == 60 and len({span.event.pid for span in spans}) == 2
+
+
+async def test_a_worker_takes_no_more_than_its_own_share_of_a_limit(station: Station) -> None:
+    """With worker_parallelism 2 of 6, each of two workers runs 2 at once and never more, one with -c 1 one."""
+    queue = Queue("bounded", parallelism=6, worker_parallelism=2)
+    await station.ensure(queue)
+    await asyncio.gather(station.start_ready(2, ["bounded"]), station.start_ready(1, ["bounded"], concurrency=1))
+    handles = await station.send(queue, [{"number": i, "seconds": 0.05} for i in range(150)])
+    assert await station.all_recorded(handles) == {"SUCCEEDED": 150}
+    spans = station.spans()
+    each = [most_at_once(span for span in spans if span.event.pid == worker.pid) for worker in station.workers]
+    assert sorted(each) == [1, 2, 2]
+    assert most_at_once(spans) == 5

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 import pytest
 
-from taskq import Queue
+from taskq import Handle, Queue, Retry
+from taskq.store.base import DeadFilter, DeadLetter, Store
 from tests.integration.harness import Station, assert_in_order, longest_gap, most_at_once
 from tests.integration.outcomes import Outcomes
 
@@ -33,3 +37,68 @@ async def test_order_holds_while_attempts_fail_and_workers_are_killed(station: S
     assert_in_order(spans)
     assert len(station.log.of("fail")) >= FIFO_MESSAGES // 10
     assert outcomes.recorded() == {handle.id: 1 for handle in handles}
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_a_head_that_waits_for_its_retry_goes_to_the_next_worker(station: Station, how: str) -> None:
+    """Its worker stops or dies while the head waits: the next one runs it when it is due, and then the others."""
+    queue = Queue("patient", parallelism=1)
+    await station.ensure(queue)
+    steps = [{"number": i, "fails": int(i == 0)} for i in range(5)]
+    await station.start_ready(2, ["patient"])
+    handles = await station.send(queue, steps, retry=Retry(delay=1.0))
+    (failed,) = await station.log.until(lambda: station.log.of("fail"))
+    first, second = sorted(station.workers, key=lambda worker: worker.pid != failed.pid)
+    await station.log.until(lambda: _waits(handles[0]))
+    if how == "stopped":
+        first.terminate()
+    else:
+        first.kill()
+    assert await station.all_recorded(handles) == {"SUCCEEDED": 5}
+    starts = station.log.of("start")
+    print(f"{how}: the retry ran {starts[1].at - failed.at:.2f} s after the failure")
+    assert [(event.number, event.attempt) for event in starts] == [(0, 1), (0, 2), (1, 1), (2, 1), (3, 1), (4, 1)]
+    assert {event.pid for event in starts[1:]} == {second.pid}
+    assert 0.99 <= starts[1].at - failed.at < 2
+    if how == "stopped":
+        assert await first.ended() == 0
+
+
+async def test_a_worker_that_is_stopping_does_not_wait_for_retries(station: Station) -> None:
+    """An attempt that fails after SIGTERM hands its head over at once: the worker ends long before the retry is due."""
+    queue = Queue("leaving", parallelism=1)
+    await station.ensure(queue)
+    (first,) = await station.start_ready(1, ["leaving"])
+    handles = await station.send(queue, [{"number": 0, "seconds": 0.5, "fails": 1}], retry=Retry(delay=3.0))
+    await station.log.until(lambda: station.log.of("start"))
+    station.start(["leaving"])
+    first.terminate()
+    assert await first.ended(2.5) == 0
+    assert await station.all_recorded(handles) == {"SUCCEEDED": 1}
+    one, two = station.log.of("start")
+    assert (one.pid, two.attempt) == (first.pid, 2) and two.pid != first.pid
+
+
+async def test_a_head_that_kills_its_workers_does_not_stop_its_queue(station: Station, outcomes: Outcomes) -> None:
+    """A poisonous head of a FIFO queue is dead-lettered as crashed, and those behind it run in order."""
+    queue = Queue("blocked", parallelism=1)
+    await station.ensure(queue)
+    steps = [{"number": 0, "dies": int(signal.SIGKILL)}, *({"number": i} for i in range(1, 8))]
+    handles = await station.send(queue, steps)
+    for _ in range(6):
+        station.start(["blocked"])
+    assert await station.all_recorded(handles) == {"FAILED": 1, "SUCCEEDED": 7}
+    store = await station.store()
+    (letter,) = await station.log.until(lambda: _dead(store))
+    assert (letter.message_id, letter.reason) == (handles[0].id, "crashed")
+    starts = [event.number for event in station.log.of("start")]
+    assert starts == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert outcomes.recorded() == {handle.id: 1 for handle in handles}
+
+
+async def _waits(handle: Handle[Any]) -> bool:
+    return await handle.get_status_async() == "WAITING"
+
+
+async def _dead(store: Store) -> list[DeadLetter]:
+    return list((await store.dead(DeadFilter(reason="crashed"))).items)
