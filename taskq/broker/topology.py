@@ -114,9 +114,10 @@ class Names:
     def store_exchange(self, store_id: str) -> Exchange:
         """The exchange that binds this prefix to a store: declared with another id, the broker answers 406.
 
-        The id stands where an alternate exchange is named; nothing is ever published to it.
+        The id stands where an alternate exchange is named, under the prefix, so that permissions on the prefix
+        suffice; nothing is ever published to it.
         """
-        return Exchange(self.store, "fanout", {"alternate-exchange": store_id})
+        return Exchange(self.store, "fanout", {"alternate-exchange": f"{self.store}.{store_id}"})
 
 
 def arguments(queue: BrokerQueue, names: Names, facts: BrokerFacts) -> dict[str, Any]:
