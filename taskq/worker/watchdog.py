@@ -123,10 +123,10 @@ class Watchdog:
             current = asyncio.current_task(self._loop)
         except RuntimeError:
             return None
-        return next((run for run in list(self._worker.runs.values()) if run.job is current), None)
+        return next((run for run in self._worker.in_hand() if run.job is current), None)
 
     def _ordered(self) -> list[Run]:
-        return [run for run in list(self._worker.runs.values()) if run.unit.ordered and run.stop is not None]
+        return [run for run in self._worker.in_hand() if run.unit.ordered and run.stop is not None]
 
     def _end_ordered(self, lag: float) -> None:
         limit = self._settings.heartbeat * SILENCE_SHARE

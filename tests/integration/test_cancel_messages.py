@@ -85,7 +85,7 @@ async def test_a_message_in_a_workers_hands_never_starts(room: Room) -> None:
     await eventually(lambda: ran)
     second = await note.enqueue_async(1)
     await second.cancel_async()
-    await eventually(lambda: second.id in worker.cancels)
+    await eventually(lambda: second.id in worker.attempts.cancels)
     go.set()
     await first.get_result_async(5)
     with pytest.raises(TaskCancelled):
