@@ -120,6 +120,8 @@ class QueueServer:
                 unit.changed.set()
 
     def _add(self, unit: Unit) -> None:
+        if self.stopping:
+            return  # told to stop while the queue was being declared
         self.units.append(unit)
         self._spawn(self._live, unit)
 

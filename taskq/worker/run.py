@@ -161,12 +161,24 @@ class RunWaits(Waits):
         self._waiting = 0
 
     def leave(self) -> None:
+        if asyncio.get_running_loop() is self._loop:
+            self._leave()
+        else:  # the task waits by another app, whose sync callers have a loop of their own
+            self._loop.call_soon_threadsafe(self._leave)
+
+    async def enter(self) -> None:
+        if asyncio.get_running_loop() is self._loop:
+            await self._enter()
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._enter(), self._loop))
+
+    def _leave(self) -> None:
         self._waiting += 1
         if self._waiting == 1:
             self._places.give()
             self._run.unit.lend(1)
 
-    async def enter(self) -> None:
+    async def _enter(self) -> None:
         self._waiting -= 1
         if self._waiting == 0:
             self._run.unit.lend(-1)
