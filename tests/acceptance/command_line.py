@@ -77,10 +77,10 @@ class CommandLine:
         items: list[dict[str, Any]] = self.json("dlq", "list", *filters)["items"]
         return items
 
-    @contextmanager
-    def sender(self) -> Iterator[TaskQ]:
+    @asynccontextmanager
+    async def sender(self) -> AsyncIterator[TaskQ]:
         """The app in this process, to send many at once."""
-        with make_app(broker=self.broker, store=self.store, prefix=self.prefix) as app:
+        async with make_app(broker=self.broker, store=self.store, prefix=self.prefix) as app:
             yield app
 
     @asynccontextmanager

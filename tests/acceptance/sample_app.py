@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Any
 
 from taskq import Queue, Retry, TaskQ
+from tests.support import eventually
 
 FOLDER = "TASKQ_TEST_FOLDER"  # where tasks leave what they did, and look for leave to go on
 
@@ -31,8 +31,7 @@ async def hold(word: str) -> str:
     """Say so in the file `holding`, and go on once there is a file `go`."""
     folder = Path(os.environ[FOLDER])
     (folder / "holding").write_text(word)
-    while not (folder / "go").exists():
-        await asyncio.sleep(0.02)
+    await eventually((folder / "go").exists, 60)
     return word
 
 
