@@ -1,0 +1,101 @@
+"""The documents are true where a program can tell: code runs, links lead somewhere, tests named exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = (ROOT / "README.md").read_text()
+
+
+def block_after(mark: str) -> str:
+    """The code block of the README that follows a comment."""
+    found = re.search(rf"<!-- {re.escape(mark)} -->\n```\w*\n(.*?)```", README, re.DOTALL)
+    assert found is not None, f"README.md has no block marked {mark!r}"
+    return found.group(1)
+
+
+def environment(**settings: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("TASKQ_")} | settings
+
+
+def test_quickstart(rabbitmq_url: str, prefix: str, sqlite_store_url: str, tmp_path: Path) -> None:
+    """The README's quickstart, with a worker process on RabbitMQ, prints what the README says."""
+    (tmp_path / "shop.py").write_text(block_after("file: shop.py"))
+    variables = environment(TASKQ_BROKER=rabbitmq_url, TASKQ_STORE=sqlite_store_url, TASKQ_PREFIX=prefix)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "taskq", "worker", "shop:app"], cwd=tmp_path, env=variables, stderr=subprocess.DEVNULL
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "shop.py"], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60
+        )
+    finally:
+        worker.terminate()
+        code = worker.wait(60)
+    assert done.stdout == block_after("output"), done.stderr
+    assert code == 0
+
+
+def test_quickstart_without_rabbitmq(tmp_path: Path) -> None:
+    """`taskq dev shop:app --run shop.py` prints the same with no server, and ends with the script."""
+    (tmp_path / "shop.py").write_text(block_after("file: shop.py"))
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "taskq", "dev", "shop:app", "--run", "shop.py"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line in block_after("output").splitlines():
+        assert line in done.stdout
+    assert time.monotonic() - began < 30
+
+
+def test_quickstart_is_short() -> None:
+    """It can be read at a glance."""
+    code = [line for line in block_after("file: shop.py").splitlines() if line.strip()]
+    assert len(code) <= 20
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    """Every relative link of a document names a file that is there."""
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
+    missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
+    assert missing == []
+
+
+def test_every_example_is_in_the_readme() -> None:
+    """The README's table leads to each example."""
+    named = set(re.findall(r"\]\(examples/(\w+)\.py\)", README))
+    assert named == {path.stem for path in (ROOT / "examples").glob("*.py")} - {"running", "demo"}
+
+
+def test_guarantees_name_tests_that_exist() -> None:
+    """docs/guarantees.md shows each promise by tests that can be run."""
+    named = set(re.findall(r"`(test_\w+)(?:\[\w+\])?`", (ROOT / "docs" / "guarantees.md").read_text()))
+    defined: set[str] = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        defined |= set(re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
+    assert named - defined == set()
+    assert len(named) >= 25
+
+
+def test_settings_that_are_named_exist() -> None:
+    """Documents name no setting that there is not."""
+    from taskq.settings import Settings
+
+    text = "".join(path.read_text() for path in [*DOCUMENTS, ROOT / "deploy" / "README.md"])
+    variables = {name.lower() for name in re.findall(r"TASKQ_([A-Z_]+[A-Z])", text)}
+    variables = {name for name in variables if not name.startswith(("test_", "bench_"))} - {"config"}
+    assert variables <= Settings.model_fields.keys()
+    plain = set(re.findall(r"`(?!test_)(\w+_(?:retention|after|after_\w+|timeout|limit|crashes|bytes))`", text))
+    assert plain - Settings.model_fields.keys() <= {"soft_timeout", "consumer_timeout"}  # a task's; RabbitMQ's
