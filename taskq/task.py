@@ -221,6 +221,10 @@ class Task(Generic[P, R]):
         """
         return self._arguments(args, kwargs)
 
+    def prepare(self) -> None:
+        """Build what validating the arguments needs, so that it is there when a start has been stamped."""
+        _ = self._arguments
+
     @functools.cached_property
     def _arguments(self) -> ArgumentCheck:
         return ArgumentCheck(self.name, self.function)

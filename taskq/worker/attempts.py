@@ -275,7 +275,8 @@ class Attempts:
         """Take a start of the queue's rate. Denied: back in line until the window opens."""
         server = run.unit.server
         rate = server.record.rate_limit
-        assert rate is not None
+        assert rate is not None and run.task is not None
+        run.task.prepare()  # a task's first validation takes milliseconds, pydantic's own first one a hundred
         if await server.gate.take(server.record.name, rate, self._spawn):
             return self._verdict(run) if run.abort is not None else None
         await self._unclaim(run)

@@ -180,6 +180,7 @@ class RateGate:
         self._queue = ""
         self._rate = RateLimit(1)
         self._group: Group[float, bool] | None = None
+        self._late = 0  # starts to be stamped again
 
     async def take(self, queue: str, rate: RateLimit, spawn: Callable[..., None]) -> bool:
         """Whether the caller may start now; if not, the gate is closed for as long as the window says."""
@@ -191,12 +192,16 @@ class RateGate:
         granted = await self._group.call(asked)
         if granted and self._host.clock.monotonic() - asked > slack(rate):
             # It starts later than its stamp by more than the window allows for: it counts from now.
-            spawn(self._restamp, queue)
+            self._late += 1
+            if self._late == 1:
+                spawn(self._restamp, queue)
         return granted
 
     async def _restamp(self, queue: str) -> None:
+        """All that were late together, in one: of each on its own only the last start would be moved."""
+        late, self._late = self._late, 0
         try:
-            await self._store.restamp(queue, 1)
+            await self._store.restamp(queue, late)
         except TaskqError as error:
             logger.warning("rate of queue %s: %s", queue, error)
 
