@@ -99,6 +99,7 @@ async def test_a_message_that_kills_its_worker_ends_in_the_dead_letters(station:
     died: list[int] = []
     while not await store.count_dead(DeadFilter(reason="crashed")):
         await _replace_the_dead(station, died)
+        assert len(died) <= 6, station.workers[-3].said()
     counts = await station.all_recorded(handles)
     assert counts == {"SUCCEEDED": 40, "FAILED": 1}
     (letter,) = (await store.dead(DeadFilter(queue="mixed"))).items
