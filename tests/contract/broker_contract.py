@@ -111,6 +111,21 @@ class BrokerContract(MessagesContract):
         assert await broker.depth(OPEN) is None
         await subscription.close()
 
+    async def test_unrouted_queue(self, lab: Lab) -> None:
+        """Nothing more comes into an unrouted queue, what it holds stays, and a declaration lets messages in again."""
+        broker, other = await lab.broker(), await lab.broker()
+        await broker.declare(OPEN)
+        await other.publish(message(b"before"))
+        await broker.unroute(OPEN)
+        with pytest.raises(QueueMissing):
+            await other.publish(message(b"meanwhile"))
+        await broker.declare(OPEN)
+        await other.publish(message(b"after"))
+        inbox = Inbox(acknowledge=True)
+        await broker.subscribe(OPEN, inbox, prefetch=1, redeclare=False)
+        await inbox.holds(2)
+        assert inbox.bodies == [b"before", b"after"]
+
     async def test_deleted_elsewhere_is_declared_anew(self, lab: Lab) -> None:
         """A subscription to a queue that was deleted behind this broker's back makes it again."""
         broker, other = await lab.broker(), await lab.broker()
