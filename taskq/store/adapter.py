@@ -271,8 +271,8 @@ class SqlStore:
     async def take_starts(self, queue: str, wanted: int, rate: RateLimit, slack: float) -> Permits:
         return await self._write(sql.starts.take_starts, queue, wanted, rate, slack)
 
-    async def restamp(self, queue: str, starts: int) -> None:
-        await self._write(sql.starts.restamp, queue, starts)
+    async def restamp(self, queue: str, after: int) -> None:
+        await self._write(sql.starts.restamp, queue, after)
 
     # Deduplication
 

@@ -256,10 +256,14 @@ class CancelEffect(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Permits:
-    """Starts granted by a rate window: `granted` of those asked, and when the next may be asked for."""
+    """Starts granted by a rate window: `granted` of those asked, and when the next may be asked for.
+
+    reached   int: the starts that the window has counted in all, these included
+    """
 
     granted: int
     retry_in: float = 0.0
+    reached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,8 +453,8 @@ class Queues(Protocol):
         """
         ...
 
-    async def restamp(self, queue: str, starts: int) -> None:
-        """The latest `starts` stamps of the window happened late: they count from now."""
+    async def restamp(self, queue: str, after: int) -> None:
+        """Starts beyond the count `after` happened late: they count from now, and with them all that came later."""
         ...
 
 

@@ -7,6 +7,7 @@ settles it, and again if it waits in place; `_let_go` ends it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -277,7 +278,9 @@ class Attempts:
         rate = server.record.rate_limit
         assert rate is not None and run.task is not None
         run.task.prepare()  # a task's first validation takes milliseconds, pydantic's own first one a hundred
-        if await server.gate.take(server.record.name, rate, self._spawn):
+        grant = await server.gate.take(server.record.name, rate, self._spawn)
+        if grant is not None:
+            run.on_begin = functools.partial(server.gate.begun, grant)
             return self._verdict(run) if run.abort is not None else None
         await self._unclaim(run)
         run.job = None

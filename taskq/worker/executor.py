@@ -7,7 +7,7 @@ import contextvars
 import functools
 import logging
 import random
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from taskq.context import SoftTimeout, enter
@@ -96,6 +96,7 @@ class Executor:
         assert run.task is not None and run.context is not None
         definition = run.task.definition
         enter(run.context)
+        run.begin()
         coroutine = run.task.function(*args, **kwargs)
         if definition.timeout is None and run.message.timeout is None and definition.soft_timeout is None:
             run.stop = _canceller(asyncio.current_task())
@@ -108,7 +109,10 @@ class Executor:
         assert run.task is not None and run.context is not None
         context = contextvars.copy_context()
         context.run(enter, run.context)
-        thread = self._threads.start(context, functools.partial(run.task.function, *args, **kwargs))
+        call = functools.partial(run.task.function, *args, **kwargs)
+        if run.on_begin is not None:
+            call = functools.partial(_begin_and, asyncio.get_running_loop(), run, call)
+        thread = self._threads.start(context, call)
         cancel = _canceller(asyncio.current_task())
 
         def stop(reason: Abort) -> None:
@@ -147,6 +151,7 @@ class Executor:
             }
             with Limits(run, soft=None, hard=stop):
                 child.write(job)
+                run.begin()
                 while True:
                     frame = await child.read()
                     if "progress" in frame:
@@ -171,6 +176,12 @@ class Executor:
         """A crash of the task's own process costs an attempt, like any failure; only the last is final."""
         outcome = self._failed(run, died)
         return Dead("crashed", outcome.failure) if isinstance(outcome, Dead) else outcome
+
+
+def _begin_and(loop: asyncio.AbstractEventLoop, run: Run, call: Callable[[], Any]) -> Any:
+    """In the thread: tell the loop that it begins, and go on."""
+    loop.call_soon_threadsafe(run.begin)
+    return call()
 
 
 def _kill_if_running(run: Run, child: Any) -> None:

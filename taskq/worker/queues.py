@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from taskq.broker.base import BrokerQueue, Kind
 from taskq.dispatch import broker_queues, task_queue
@@ -169,6 +170,18 @@ class QueueServer:
             await unit.ended.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The right to one start.
+
+    asked   float, monotonic: not later than its stamp
+    after   int: the starts that the window had counted before this grant
+    """
+
+    asked: float
+    after: int
+
+
 class RateGate:
     """A queue's rolling window, asked for in groups; closed until the window names the next start."""
 
@@ -179,38 +192,47 @@ class RateGate:
         self._on_open = on_open
         self._queue = ""
         self._rate = RateLimit(1)
-        self._group: Group[float, bool] | None = None
-        self._late = 0  # starts to be stamped again
+        self._group: Group[None, int | None] | None = None
+        self._late: int | None = None  # starts beyond this count are to be stamped again
+        self._spawn: Callable[..., None]
 
-    async def take(self, queue: str, rate: RateLimit, spawn: Callable[..., None]) -> bool:
-        """Whether the caller may start now; if not, the gate is closed for as long as the window says."""
-        self._queue, self._rate = queue, rate
+    async def take(self, queue: str, rate: RateLimit, spawn: Callable[..., None]) -> Grant | None:
+        """The right to start, to be shown to `begun` at the start; None: the gate is closed until the window says."""
+        self._queue, self._rate, self._spawn = queue, rate, spawn
         if self._group is None:
             self._group = Group(self._ask, clock=self._host.clock, what=f"asking for the rate of {queue}")
             spawn(self._group.run)
         asked = self._host.clock.monotonic()
-        granted = await self._group.call(asked)
-        if granted and self._host.clock.monotonic() - asked > slack(rate):
-            # It starts later than its stamp by more than the window allows for: it counts from now.
-            self._late += 1
-            if self._late == 1:
-                spawn(self._restamp, queue)
-        return granted
+        after = await self._group.call(None)
+        return None if after is None else Grant(asked, after)
 
-    async def _restamp(self, queue: str) -> None:
-        """All that were late together, in one: of each on its own only the last start would be moved."""
-        late, self._late = self._late, 0
+    def begun(self, grant: Grant) -> None:
+        """The start happens now; if it is later than its stamp by more than the window allows for, it counts from now."""
+        if self._host.clock.monotonic() - grant.asked <= slack(self._rate):
+            return
+        if self._late is None:
+            self._late = grant.after
+            self._spawn(self._restamp)
+        self._late = min(self._late, grant.after)
+
+    async def _restamp(self) -> None:
+        """All that were late together, and whatever others were granted since: later stamps are always safe."""
+        late, self._late = self._late, None
+        if late is None:
+            return
         try:
-            await self._store.restamp(queue, late)
+            await self._store.restamp(self._queue, late)
         except TaskqError as error:
-            logger.warning("rate of queue %s: %s", queue, error)
+            logger.warning("rate of queue %s: %s", self._queue, error)
 
-    async def _ask(self, asked: list[float]) -> list[bool]:
+    async def _ask(self, asked: list[None]) -> list[int | None]:
+        """For each the count of starts before its grant, or None."""
         permits: Permits = await self._store.take_starts(self._queue, len(asked), self._rate, slack(self._rate))
         if permits.granted < len(asked):
             self.open = False
             asyncio.get_running_loop().call_later(max(permits.retry_in, 0.001), self._reopen)
-        return [index < permits.granted for index in range(len(asked))]
+        before = permits.reached - permits.granted
+        return [before if index < permits.granted else None for index in range(len(asked))]
 
     def _reopen(self) -> None:
         self.open = True

@@ -41,6 +41,7 @@ class Run:
     stop         Callable | None: interrupts the user's code, while that runs
     received     float, monotonic: when it came
     shown        bool: it has a row in the store
+    on_begin     Callable | None: told in the loop when the user's code begins
     wake         Event | None: set to end its wait in place
     abandoned    bool: its thread goes on although the run has ended
     progress     (done, total) that is not yet stored
@@ -60,6 +61,7 @@ class Run:
     shown: bool = False
     abort: Abort | None = None
     stop: Callable[[Abort], None] | None = None
+    on_begin: Callable[[], None] | None = None
     context: Context | None = None
     job: asyncio.Task[None] | None = None
     abandoned: bool = False
@@ -81,6 +83,12 @@ class Run:
             self.stop(reason)
         if self.wake is not None:
             self.wake.set()
+
+    def begin(self) -> None:
+        """The user's code begins now."""
+        on_begin, self.on_begin = self.on_begin, None
+        if on_begin is not None:
+            on_begin()
 
     def acknowledge(self) -> None:
         """Tell the broker to forget it."""

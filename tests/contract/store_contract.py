@@ -227,7 +227,7 @@ class StoreContract(Runs, Cancelling, WaitingRoom, DeadLetterBox, QueueBook, Sta
         assert (await store.take_starts("q", 2, rate, 0)).granted == 2
         permits = await store.take_starts("q", 2, rate, 0)
         assert permits.granted == 1 and 0 < permits.retry_in <= 0.2
-        await store.restamp("q", 1)
+        await store.restamp("q", 2)
         await eventually(lambda: _granted(store, rate))
         assert await store.cancel("x") == "asked"
         assert await store.prune(Retention(60, 60, 60)) == 0

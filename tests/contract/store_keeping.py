@@ -235,9 +235,9 @@ class Starts:
         rate = RateLimit(4, per=10)
         await store.take_starts("q", 2, rate, 0)
         clock.move(2)
-        await store.take_starts("q", 2, rate, 0)
+        assert (await store.take_starts("q", 2, rate, 0)).reached == 4
         clock.move(3)
-        await store.restamp("q", 3)
+        await store.restamp("q", 1)
         clock.move(5)
         assert (await store.take_starts("q", 4, rate, 0)).granted == 1
         clock.move(2)
@@ -246,12 +246,12 @@ class Starts:
         assert (await store.take_starts("q", 4, rate, 0)).granted == 3
 
     async def test_restamp_more_than_there_are(self, store: Store, clock: StillClock) -> None:
-        """Stamping more starts anew than the window holds moves those that it holds."""
+        """Stamping anew from before the window's first start moves all that it holds."""
         rate = RateLimit(2, per=10)
-        await store.restamp("q", 3)
+        await store.restamp("q", 0)
         await store.take_starts("q", 2, rate, 0)
         clock.move(9)
-        await store.restamp("q", 99)
+        await store.restamp("q", 0)
         clock.move(9)
         assert (await store.take_starts("q", 2, rate, 0)).granted == 0
         clock.move(1)

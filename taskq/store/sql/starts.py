@@ -33,18 +33,18 @@ def take_starts(tx: Tx, queue: str, wanted: int, rate: RateLimit, slack: float) 
         insert_many(tx, S, ("queue", "at", "upto"), [(queue, now, total)], f"(queue, at, upto) {IGNORE}")
     tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(total=total, past=past))
     if granted >= wanted:
-        return Permits(granted)
+        return Permits(granted, reached=total)
     # The next may start when enough stamps have left for one more: all up to this count.
     enough = total - rate.limit + 1
     leaving = sa.select(sa.func.min(S.c.at)).where(S.c.queue == queue, S.c.upto >= enough)
     at = tx.connection.execute(leaving).scalar_one()
-    return Permits(granted, (at + span - now) / 1_000_000)
+    return Permits(granted, (at + span - now) / 1_000_000, total)
 
 
-def restamp(tx: Tx, queue: str, starts: int) -> None:
+def restamp(tx: Tx, queue: str, after: int) -> None:
     queue = clean(queue)
     window, now = _held(tx, queue)
-    kept = max(window.total - starts, window.past)
+    kept = max(after, window.past)
     if kept >= window.total:
         return
     # The stamp that holds the last start to stay is shortened to it, the later ones go.
