@@ -13,7 +13,7 @@ from tests.integration.harness import Span, Station, assert_in_order, levels, mo
 
 pytestmark = pytest.mark.anyio
 
-HEARD = 0.15  # seconds that a lowered limit needs to reach the holders of its slots
+HEARD = 0.3  # seconds that a lowered limit needs to reach the holders of its slots
 
 
 async def test_a_limit_holds_and_is_used_in_full_while_workers_are_killed(station: Station) -> None:
@@ -102,10 +102,10 @@ async def test_a_retry_in_place_keeps_its_slot(station: Station) -> None:
     handles = await _fail_two_before_eight(station, queue)
     await station.start_ready(1, ["staying"])
     assert await station.all_recorded(handles) == {"SUCCEEDED": 10}
-    starts = station.log.of("start")
-    assert [event.number for event in starts[:2]] == [0, 1] or [event.number for event in starts[:2]] == [1, 0]
-    assert {(event.number, event.attempt) for event in starts[2:4]} == {(0, 2), (1, 2)}
-    assert starts[2].at - station.log.of("fail")[0].at >= 0.79
+    failed = [event.at for event in station.log.of("fail")]
+    others = [event.at for event in station.log.of("start") if event.number > 1]
+    assert len(failed) == 2 and len(others) == 8
+    assert min(others) >= min(failed) + 0.79, "a slot went on without its message"
 
 
 async def _fail_two_before_eight(station: Station, queue: Queue) -> list[Handle[Any]]:
