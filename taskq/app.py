@@ -222,7 +222,8 @@ class TaskQ:
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.close()
-        if self._portal is not None:
+        portal = self._portal
+        if portal is not None and portal.loop is not asyncio.get_running_loop():
             await asyncio.to_thread(self._close_portal)
 
     async def __aenter__(self) -> TaskQ:

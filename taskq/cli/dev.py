@@ -95,7 +95,7 @@ def _serve(
     grace: float | None,
     script: str | None,
 ) -> int:
-    from taskq.cli.load import load_app
+    from taskq.load import load_app
     from taskq.worker.process import Plan, run_process
 
     # A script may make an app of its own (the app's module as `__main__`), and so do children of process tasks.

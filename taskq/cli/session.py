@@ -94,7 +94,7 @@ def make_app(shared: Shared) -> TaskQ:
 
         settings: dict[str, Any] = dict(shared.overrides())
         return TaskQ(**settings)
-    from taskq.cli.load import load_app
+    from taskq.load import load_app
 
     return with_settings(load_app(shared.app), **shared.overrides())
 

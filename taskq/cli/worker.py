@@ -34,7 +34,8 @@ def worker(
     """
     refuse_connection(ctx)
     from taskq.settings import load_settings
-    from taskq.worker.process import configure_logging, serve
+    from taskq.worker.process import configure_logging
+    from taskq.worker.serve import serve
 
     names = queue_names(queues)
     if grace is not None:

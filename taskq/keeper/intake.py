@@ -12,10 +12,10 @@ from taskq import dead_letter
 from taskq.broker.base import DEAD, WAITING, Broker, BrokerQueue, Delivery, Loss, Outgoing
 from taskq.clock import Clock, to_ms
 from taskq.errors import InvalidMessage
+from taskq.group import Group
 from taskq.message import decode
 from taskq.outcome import Failure
 from taskq.store.base import Store, WaitingRow
-from taskq.worker.group import Group
 
 logger = logging.getLogger("taskq.keeper")
 

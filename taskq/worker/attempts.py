@@ -18,11 +18,11 @@ from taskq.app import TaskQ
 from taskq.broker.base import Delivery
 from taskq.context import Context
 from taskq.errors import InvalidMessage, TaskqError
+from taskq.group import Group, insist
 from taskq.message import decode
 from taskq.outcome import Again, Cancelled, Dead, Done, Expired, Failure, GivenBack, Later, Missed, Outcome
 from taskq.store.base import Claim, Claimed, Settled, Store
 from taskq.worker.executor import Executor
-from taskq.worker.group import Group, insist
 from taskq.worker.queues import QueueServer
 from taskq.worker.run import Abort, Places, Run, RunWaits
 from taskq.worker.settle import Settler

@@ -151,7 +151,7 @@ def _soft_limit(*_: object) -> None:
 
 
 def main() -> None:
-    from taskq.cli.load import load_app
+    from taskq.load import load_app
 
     app_ref, fd = sys.argv[1], int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)

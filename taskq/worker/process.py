@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from taskq.app import TaskQ
-from taskq.cli.load import load_app
 from taskq.errors import BrokerUnavailable, InvalidSetting, StoreUnavailable, TaskqError
-from taskq.settings import Settings
-from taskq.worker.watchdog import Health, HealthServer, Watchdog
+from taskq.load import load_app
+from taskq.worker.watchdog import Health, Watchdog
 from taskq.worker.worker import Worker
 
 logger = logging.getLogger("taskq.worker")
@@ -35,63 +34,6 @@ class Plan:
     concurrency: int | None = None
     grace: float | None = None
     report_fd: int | None = None
-
-
-def serve(
-    app_ref: str,
-    *,
-    queues: list[str] | None = None,
-    concurrency: int | None = None,
-    processes: int | None = None,
-    grace: float | None = None,
-    health: str | None = None,
-    reload: bool = False,
-) -> int:
-    """Run workers until they are stopped; the exit code. None leaves it to the app's settings.
-
-    Raises:
-        TaskqError: the app cannot be loaded, or a value cannot be used.
-    """
-    plan = Plan(app_ref, queues, concurrency, grace)
-    if reload:
-        # The supervisor outlives its children's code: it must not hold the app's modules itself.
-        from taskq.worker.supervisor import Supervisor
-
-        settings = _settings_of(app_ref)
-        return Supervisor(plan, processes or settings.processes, health or settings.health, settings, True).run()
-    app = load_app(app_ref)
-    processes = processes or app.settings.processes
-    if processes > 1:
-        from taskq.worker.supervisor import Supervisor
-
-        return Supervisor(plan, processes, health or app.settings.health, app.settings, False).run()
-    server: list[HealthServer] = []
-
-    def started(watchdog: Watchdog) -> None:
-        if health or app.settings.health:
-            server.append(HealthServer(health or app.settings.health or "", lambda: watchdog.health))
-
-    code = run_process(app, plan, on_start=started)
-    for one in server:
-        one.close()
-    if code == EXIT_RECYCLE:
-        logger.warning("starting anew")
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    return code
-
-
-def _settings_of(app_ref: str) -> Settings:
-    """The app's settings, read in a process of their own."""
-    import subprocess
-
-    script = (
-        "import sys; from taskq.cli.load import load_app; "
-        "sys.stdout.write('\\n' + load_app(sys.argv[1]).settings.model_dump_json())"
-    )
-    done = subprocess.run([sys.executable, "-c", script, app_ref], capture_output=True, text=True, cwd=os.getcwd())
-    if done.returncode:
-        raise InvalidSetting(f"{app_ref!r} cannot be loaded: {done.stderr.strip().splitlines()[-1:]}")
-    return Settings.model_validate_json(done.stdout.rsplit("\n", 1)[1])
 
 
 def run_process(app: TaskQ, plan: Plan, *, on_start: Callable[[Watchdog], None] | None = None) -> int:

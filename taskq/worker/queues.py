@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from taskq.broker.base import BrokerQueue, Kind
 from taskq.dispatch import broker_queues, task_queue
 from taskq.errors import TaskqError
+from taskq.group import Group
 from taskq.queue import QueueRecord, RateLimit
 from taskq.store.base import Permits, Store
-from taskq.worker.group import Group
 from taskq.worker.units import RETRY_SUBSCRIBE, FifoUnit, Host, OpenUnit, SlotUnit, Unit
 
 logger = logging.getLogger("taskq.worker")
@@ -207,7 +207,7 @@ class RateGate:
         return None if after is None else Grant(asked, after)
 
     def begun(self, grant: Grant) -> None:
-        """The start happens now; if it is later than its stamp by more than the window allows for, it counts from now."""
+        """The start happens now; if that is later after its stamp than the window allows for, it counts from now."""
         if self._host.clock.monotonic() - grant.asked <= slack(self._rate):
             return
         if self._late is None:

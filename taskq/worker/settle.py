@@ -21,12 +21,12 @@ from taskq.client import reply
 from taskq.clock import Clock
 from taskq.dispatch import Dispatcher
 from taskq.errors import TaskqError
+from taskq.group import Group
 from taskq.handle import Ending
 from taskq.message import Message
 from taskq.outcome import Again, Cancelled, Dead, Done, Expired, Failure, GivenBack, Later, Missed, Outcome, Status
 from taskq.serialization import MSGPACK
 from taskq.store.base import DeadLetter, OutboxRow, Settled, Settlement, Store
-from taskq.worker.group import Group
 from taskq.worker.run import Run
 
 logger = logging.getLogger("taskq.worker")

@@ -106,7 +106,7 @@ class Watchdog:
             self._leave_if_ill(now)
 
     def _name_the_blocker(self, lag: float) -> None:
-        if lag < BLOCKED_AFTER:
+        if lag < BLOCKED_AFTER or not self._worker.started.is_set():  # a start imports and connects
             self._told = False
             return
         if self._told:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from taskq.clock import Clock
 from taskq.errors import StoreUnavailable
 
-logger = logging.getLogger("taskq.worker")
+logger = logging.getLogger("taskq.store")
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -8,7 +8,7 @@ import pytest
 
 from taskq.clock import SystemClock
 from taskq.errors import StoreUnavailable
-from taskq.worker.group import Group
+from taskq.group import Group
 
 pytestmark = pytest.mark.anyio
 
