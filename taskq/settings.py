@@ -97,7 +97,10 @@ class Settings(BaseSettings):
         7 * DAY, description="seconds that a message's history is kept; none: for ever"
     )
     max_crashes: int = Field(
-        3, ge=1, le=1000, description="crashed runs after which a message goes to the dead letters"
+        3,
+        ge=1,
+        le=1000,
+        description="claimed runs that ended with their process before a message is dead; a first run is not claimed",
     )
     unknown_task_limit: int = Field(
         10,
