@@ -59,7 +59,6 @@ class Message:
     timeout        float, seconds of one attempt | None: the task's own
     priority       int, 0 to 31, larger first
     key            str | None: messages of one key keep their order (partitioned queues)
-    flow_key       str | None: the key of flow control
     dedup_id       str | None
     retry          Retry | None: overrides the task's own
     reply_to       str | None: the reply queue of the process that enqueued it
@@ -83,7 +82,6 @@ class Message:
     timeout: float | None = None
     priority: int = 0
     key: str | None = None
-    flow_key: str | None = None
     dedup_id: str | None = None
     retry: Retry | None = None
     reply_to: str | None = None
@@ -141,7 +139,7 @@ class Message:
         return replace(self, hop=self.hop + 1, not_before=None)
 
 
-_PLAIN = ("snoozes", "priority", "key", "flow_key", "dedup_id", "recorded", "repeated", "misses")
+_PLAIN = ("snoozes", "priority", "key", "dedup_id", "recorded", "repeated", "misses")
 
 
 def decode(data: bytes, content_type: str | None = CONTENT_TYPE) -> Message:
@@ -239,7 +237,7 @@ def _check(message: Message) -> None:
         value = getattr(message, name)
         if type(value) is not int or not 0 <= value < 2**31:
             raise TypeError(f"{name} must be a count, got {value!r:.80}")
-    for name in ("key", "flow_key", "dedup_id", "reply_to"):
+    for name in ("key", "dedup_id", "reply_to"):
         value = getattr(message, name)
         if value is not None and not isinstance(value, str):
             raise TypeError(f"{name} must be text, got {value!r:.80}")

@@ -52,7 +52,6 @@ messages = st.builds(
     timeout=st.none() | seconds,
     priority=st.integers(0, 31),
     key=st.none() | words,
-    flow_key=st.none() | words,
     dedup_id=st.none() | words,
     retry=st.none() | policies,
     reply_to=st.none() | texts,

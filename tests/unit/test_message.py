@@ -34,7 +34,6 @@ FULL = Message(
     timeout=2.5,
     priority=31,
     key="customer",
-    flow_key="tenant",
     dedup_id="once",
     retry=Retry(9, delay="retried * 2"),
     reply_to="amq.gen-1",
