@@ -65,8 +65,7 @@ def main() -> int:
                 tables.append(table)
                 print_table(console, table)
     verdicts = judge(tables)
-    if not options.only:
-        print_verdicts(console, verdicts)
+    print_verdicts(console, [each for each in verdicts if each.value is not None or not options.only])
     if options.results or not options.quick:
         console.print(f"kept in {save(as_data(about, tables, verdicts), options.results or _RESULTS)}")
     troubles = [row for table in tables for row in table.rows if row.trouble.startswith("failed")]

@@ -28,7 +28,7 @@ class Contestant:
 
 def taskq(name: str, store: str = "sqlite", **settings: Any) -> Contestant:
     """taskq with that store; `settings` are fields of `Settings`."""
-    return Contestant(name, "taskq_peer", {"prefix": f"taskq-bench-{store}"} | settings, store)
+    return Contestant(name, "taskq_peer", settings, store)
 
 
 TASKQ = taskq("taskq")  # result=False: nothing recorded, as with the peers

@@ -81,6 +81,10 @@ class Services:
             return urlunsplit(urlsplit(self.postgres)._replace(path=f"/{name}"))
         return ""
 
+    def new_prefix(self) -> str:
+        """A prefix for taskq's names on the broker that no earlier store had, not even one whose end is under way."""
+        return f"taskq-bench-{os.getpid()}-{self._stores}"
+
     def drop_store(self, url: str) -> None:
         """Delete what `new_store` made."""
         if url.startswith("sqlite"):

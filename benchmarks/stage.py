@@ -42,7 +42,9 @@ class Stage:
         self._folder = folder
         self._services = services
         self._store = services.new_store(contestant.store)
-        defaults = Settings(broker=services.broker, redis=services.redis, store=self._store)
+        defaults = Settings(
+            broker=services.broker, redis=services.redis, store=self._store, prefix=services.new_prefix()
+        )
         self.settings = dataclasses.replace(defaults, **contestant.settings)
         self._environment = self.settings.environment() | {ENVIRONMENT: str(self.board.path), "PYTHONHASHSEED": "0"}
         self._broker_pid = listener(services.broker_port)

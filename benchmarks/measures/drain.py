@@ -7,6 +7,7 @@ first line, and for what records outcomes to the instant at which all of them ar
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from benchmarks.contestants import (
     AIO_PIKA_CLASSIC,
@@ -20,39 +21,60 @@ from benchmarks.contestants import (
 from benchmarks.measure import Measure
 from benchmarks.stage import Stage
 
-_PILOT = 3_000  # tasks of the first drain of a contestant, which tells how many make up the aimed seconds
+_PILOT = 5_000  # tasks of the first drain of a contestant, which tells how many make up the aimed seconds
 _MOST = 150_000
 _TIMEOUT = 60.0  # seconds
 _known: dict[tuple[str, int], float] = {}
 
 
-def timed(stage: Stage, count: int, processes: int) -> dict[str, float]:
-    """Fill, start the workers, wait for the last task; rates and what it cost."""
-    stage.board.clear()
-    stage.empty()
-    stage.fill(count)
-    broker = stage.broker_cpu()
-    stage.start_workers(processes)
-    samples: list[tuple[int, int]] = []
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How far a drain is, and what it has cost so far: an instant (ns), tasks begun, CPU seconds."""
+
+    at_ns: int
+    done: int
+    worker_cpu: float
+    broker_cpu: float
+
+
+def _read(stage: Stage, done: int) -> Reading:
+    return Reading(time.monotonic_ns(), done, stage.worker_cpu(), stage.broker_cpu())
+
+
+def _watch(stage: Stage, count: int, processes: int) -> tuple[Reading, Reading]:
+    """The readings when all processes were at work, and when the last task had begun."""
+    begin: Reading | None = None
     deadline = time.monotonic() + _TIMEOUT
     while (done := stage.board.count()) < count:
-        samples.append((time.monotonic_ns(), done))
+        at_work = sum(1 for line in stage.board.lines() if line.count)
+        if begin is None and at_work >= processes:
+            begin = _read(stage, done)
         if time.monotonic() > deadline:
             raise TimeoutError(f"{stage.contestant.name} ran {done} of {count} tasks in {_TIMEOUT} s")
         for worker in stage.workers:
             worker.check()
         time.sleep(0.003)
-    lines = [line for line in stage.board.lines() if line.count]
-    begin = max(line.first_ns for line in lines)
-    begin, before = next(((at, done) for at, done in samples if at >= begin), (begin, len(lines)))
-    end = max(line.last_ns for line in lines)
+    end = _read(stage, done)
+    if begin is None or begin.done > count * 0.8:
+        raise TimeoutError(f"{stage.contestant.name}: {count} tasks were gone before {processes} processes had begun")
+    return begin, end
+
+
+def timed(stage: Stage, count: int, processes: int) -> dict[str, float]:
+    """Fill, start the workers, wait for the last task; the rate and what a task cost."""
+    stage.board.clear()
+    stage.empty()
+    stage.fill(count)
+    stage.start_workers(processes)
+    begin, end = _watch(stage, count, processes)
+    last = max(line.last_ns for line in stage.board.lines())
     recorded = stage.driver.ask("recorded", count=count) if stage.settings.record else 0
+    timed = count - begin.done
     figures = {
-        "rate": (count - before) / (max(end, recorded) - begin) * 1e9,
-        "count": float(count),
-        "processes": float(len(lines)),
-        "worker_cpu_us": stage.worker_cpu() / count * 1e6,
-        "broker_cpu_us": (stage.broker_cpu() - broker) / count * 1e6,
+        "rate": timed / (max(last, recorded) - begin.at_ns) * 1e9,
+        "count": float(timed),
+        "worker_cpu_us": (end.worker_cpu - begin.worker_cpu) / timed * 1e6,
+        "broker_cpu_us": (end.broker_cpu - begin.broker_cpu) / timed * 1e6,
     }
     stage.stop_workers()
     return figures | {"again": float(stage.board.count() - count), "left": float(stage.depth())}
