@@ -244,7 +244,7 @@ class Client:
         await self.broker()
         waiter: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(message_id, set()).add(waiter)
-        look = asyncio.create_task(self._look(message_id, waiter, own=mailbox is not None))
+        look = asyncio.create_task(self._look(message_id, waiter, own=mailbox is not None and not mailbox.missed))
         try:
             async with asyncio.timeout(timeout):
                 return await waiter
@@ -294,6 +294,8 @@ class Client:
     def _on_reply_queue(self, name: str) -> None:
         """Replies of the meantime are lost: whoever waits looks into the store now."""
         self._reply_to = name
+        for mailbox in self._sent.values():
+            mailbox.missed = True
         for message_id, waiters in self._waiters.items():
             for waiter in waiters:
                 task = asyncio.create_task(self._look(message_id, waiter, own=False))

@@ -47,10 +47,11 @@ class Waiter(Protocol):
 class Mailbox:
     """Where the reply to a message of this process is put; lives as long as its handle."""
 
-    __slots__ = ("__weakref__", "ending")
+    __slots__ = ("__weakref__", "ending", "missed")
 
     def __init__(self) -> None:
         self.ending: Ending | None = None
+        self.missed = False  # the reply queue that it named is gone: the reply may be lost
 
 
 class Handle(Generic[R_co]):

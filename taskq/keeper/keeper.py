@@ -61,6 +61,8 @@ class Keeper:
         while not self._stopping:
             await self._changed.wait()
             self._changed.clear()
+            if self._seat is None and not self._stopping:
+                await self._insist("standing for the keeper's seat", self._stand)
             if self.leading and not self._stopping:
                 await self._lead()
 
@@ -77,7 +79,10 @@ class Keeper:
     async def _stand(self) -> None:
         await self._broker.declare_base(self._store.id)
         await self._broker.declare(SEAT)
-        self._seat = await self._broker.subscribe(SEAT, self._on_token, prefetch=1, on_loss=self._on_loss)
+        # Not declared again at each reconnect: the token is there, and another is of no use.
+        self._seat = await self._broker.subscribe(
+            SEAT, self._on_token, prefetch=1, on_loss=self._on_loss, redeclare=False
+        )
 
     def _on_token(self, delivery: Delivery) -> None:
         self._token = delivery
@@ -88,6 +93,9 @@ class Keeper:
 
     def _on_loss(self, loss: Loss) -> None:
         self.leading = False
+        if loss is Loss.DELETED:
+            self._seat = None
+            self._changed.set()
         self._token = None
         if self._scope is not None:
             self._scope.cancel()

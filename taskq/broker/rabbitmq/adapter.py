@@ -28,10 +28,17 @@ from taskq.broker.base import (
 from taskq.broker.rabbitmq.address import Address
 from taskq.broker.rabbitmq.connection import Link
 from taskq.broker.rabbitmq.consumer import Mailbox, RabbitMQSubscription, is_missing_queue
-from taskq.broker.rabbitmq.publisher import Publisher, Refused
+from taskq.broker.rabbitmq.publisher import Publisher
 from taskq.broker.topology import TOKEN, Exchange, Names, arguments
 from taskq.clock import Clock
-from taskq.errors import AccessRefused, BrokerUnavailable, QueueMismatch, StoreMismatch, TaskqError
+from taskq.errors import (
+    AccessRefused,
+    BrokerUnavailable,
+    PublishUnconfirmed,
+    QueueMismatch,
+    StoreMismatch,
+    TaskqError,
+)
 
 log = logging.getLogger("taskq.broker")
 T = TypeVar("T")
@@ -169,7 +176,9 @@ class RabbitMQBroker:
         """A full queue refuses the token; one that slips in while the first is held waits behind it, for good."""
         token = Outgoing(to=slot, body=TOKEN, message_id="", content_type="")
         (error,) = await self._publisher.publish_many((token,))
-        if error is not None and not isinstance(error, Refused):
+        # After a crash of its node 3.10 may leave a token that a full queue refuses unanswered, for good; whether
+        # the queue has its token is then seen by consuming it.
+        if error is not None and not isinstance(error, PublishUnconfirmed):
             raise error
 
     def _forget_declared(self) -> None:
