@@ -26,7 +26,7 @@ demo: $(STAMP) ## the example, checked while it runs: embedded, or with BROKER=a
 	$(PY) examples/demo.py $(if $(BROKER),--broker "$(BROKER)")
 
 test: $(STAMP) ## every test but chaos, on a RabbitMQ and a PostgreSQL that are found or started
-	$(PY) -m pytest --ignore=tests/chaos $(ARGS)
+	$(PY) -m pytest --ignore=tests/chaos -n 4 --dist worksteal $(ARGS)
 
 quick: $(STAMP) ## what needs no server: units, contracts on memory and SQLite, properties
 	$(PY) -m pytest --ignore=tests/chaos --ignore=tests/acceptance --ignore=tests/integration --without-services $(ARGS)

@@ -35,6 +35,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(left_out)]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that run side by side (`-n`) share the servers: the process that deals them out starts them."""
+    side_by_side = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    if side_by_side and not config.getoption("--without-services"):
+        found = contextlib.ExitStack()
+        broker, store = found.enter_context(services())
+        config.add_cleanup(found.close)
+        os.environ.update({BROKER_VARIABLE: broker.url, STORE_VARIABLE: store.url})
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

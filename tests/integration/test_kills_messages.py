@@ -69,7 +69,7 @@ async def test_a_message_whose_worker_dies_runs_on_another_and_has_one_outcome(
     queue = Queue("inherited")
     await station.ensure(queue)
     first = station.start(["inherited"])
-    (handle,) = await station.send(queue, [{"number": 1, "seconds": 1.5}])
+    (handle,) = await station.send(queue, [{"number": 1, "seconds": 4.0}])
     await station.log.until(lambda: station.log.of("start", pid=first.pid))
     (second,) = await station.start_ready(1, ["inherited"])
     first.kill()
