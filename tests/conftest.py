@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.servers import RabbitNode
-from tests.services import BROKER_VARIABLE, STORE_VARIABLE, Service, services
+from tests.services import BROKER_VARIABLE, STORE_VARIABLE, Service, make_node, services
 
 NEED_A_SERVER = frozenset({"rabbitmq_url", "postgres_url", "rabbit_node"})
 

@@ -56,7 +56,7 @@ async def test_sigterm_gives_unfinished_work_to_another_worker(yard: Station, qu
     """What ran is over or starts elsewhere within 5 s, what had not started at once; the exit code is 0."""
     await yard.ensure(queue)
     (first,) = await yard.start_ready(1, [queue.name], grace=1, concurrency=2)
-    handles = await yard.send(queue, [{"number": number, "seconds": 3} for number in range(4)])
+    handles = await yard.send(queue, [{"number": number, "seconds": 30} for number in range(4)])
     wanted = 1 if queue.fifo else 2
     await yard.log.until(lambda: len(yard.log.of("start")) == wanted)
     (second,) = await yard.start_ready(1, [queue.name], concurrency=4)
