@@ -49,15 +49,15 @@ def main(starts: int, processes: int) -> None:
             seen |= {handle.get_result(60) for handle in app.enqueue_many([ready.message() for _ in range(20)])}
         handles = app.enqueue_many([call.message(number) for number in range(starts)])
         runs = [handle.get_result(timeout=60 + PER * starts / LIMIT) for handle in handles]
-    report(sorted(at for at, _ in runs), len({process for _, process in runs}))
+    report(sorted(at for at, _ in runs), processes, len({process for _, process in runs}))
 
 
-def report(starts: list[float], processes: int) -> None:
+def report(starts: list[float], workers: int, active: int) -> None:
     gaps = [starts[i + LIMIT] - starts[i] for i in range(len(starts) - LIMIT)]
     first = starts[LIMIT - 1] - starts[0]
     whole = starts[-1] - starts[0]
     windows = (len(starts) - 1) // LIMIT
-    print(f"{len(starts)} starts in {processes} processes, {LIMIT} per {PER:g} s")
+    print(f"{len(starts)} starts over {workers} workers ({active} took part), {LIMIT} per {PER:g} s")
     print(f"least start[i+{LIMIT}] - start[i]: {min(gaps):.3f} s")
     print(f"first {LIMIT} within {first:.3f} s; all within {whole:.2f} s ({windows * PER:g} s are the least possible)")
     assert min(gaps) >= PER

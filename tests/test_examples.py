@@ -41,7 +41,7 @@ WITH_RABBITMQ = {
     "pause_resume": (["pause_resume.py"], "nothing starts; 12 messages are kept"),
     "rate_over_processes": (
         ["rate_over_processes.py", "--limit", "10", "--per", "2", "--starts", "35"],
-        "35 starts in 3 processes, 10 per 2 s",
+        "35 starts over 3 workers",
     ),
     "fifo": (["fifo.py"], EMBEDDED["fifo"]),
     "fan_out": (["fan_out.py"], EMBEDDED["fan_out"]),

@@ -176,8 +176,8 @@ class RabbitMQBroker:
         """A full queue refuses the token; one that slips in while the first is held waits behind it, for good."""
         token = Outgoing(to=slot, body=TOKEN, message_id="", content_type="")
         (error,) = await self._publisher.publish_many((token,))
-        # After a crash of its node 3.10 may leave a token that a full queue refuses unanswered, for good; whether
-        # the queue has its token is then seen by consuming it.
+        # Seen on 3.10 after a kill of its node: no answer to a token for a queue that has one. Whether it has one is
+        # found by consuming it.
         if error is not None and not isinstance(error, PublishUnconfirmed):
             raise error
 
