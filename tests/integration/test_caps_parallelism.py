@@ -132,7 +132,7 @@ async def test_a_fifo_queue_raised_to_four_runs_four_at_a_time(station: Station)
     print(f"FIFO raised to 4: 4 at once after {full:.2f} s, {share:.0%} used")
     assert_in_order(before)
     assert most_at_once(spans) == 4
-    assert full < 2 and share > 0.6
+    assert full < 2 and share > USED
 
 
 async def test_a_limited_queue_lowered_to_one_keeps_order_through_a_stop(station: Station) -> None:
