@@ -229,18 +229,18 @@ def _instant(value: int | None) -> datetime | None:
 
 
 def _check(message: Message) -> None:
-    if len(message.id) > MAX_ID_CHARS:
-        raise ValueError(f"id has {len(message.id)} characters, {MAX_ID_CHARS} are allowed")
+    for name in ("id", "task", "queue", "payload_type", "key", "dedup_id", "reply_to"):
+        value = getattr(message, name)
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be text, got {value!r:.80}")
+        if value is not None and len(value) > MAX_ID_CHARS:
+            raise ValueError(f"{name} has {len(value)} characters, {MAX_ID_CHARS} are allowed")
     if type(message.payload) is not bytes:
         raise TypeError(f"body must be bytes, got {type(message.payload).__name__}")
     for name in ("attempt", "hop", "snoozes", "misses", "priority"):
         value = getattr(message, name)
         if type(value) is not int or not 0 <= value < 2**31:
             raise TypeError(f"{name} must be a count, got {value!r:.80}")
-    for name in ("key", "dedup_id", "reply_to"):
-        value = getattr(message, name)
-        if value is not None and not isinstance(value, str):
-            raise TypeError(f"{name} must be text, got {value!r:.80}")
     if message.priority > MAX_PRIORITY:
         raise ValueError(f"priority must be 0 to {MAX_PRIORITY}, got {message.priority}")
     if message.timeout is not None and not (isinstance(message.timeout, int | float) and message.timeout > 0):

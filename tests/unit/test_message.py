@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -152,3 +153,11 @@ def test_ids() -> None:
     first, second = new_id(NOW), new_id(NOW + timedelta(milliseconds=1))
     assert first < second and first.startswith("msg_") and len({new_id(NOW) for _ in range(1000)}) == 1000
     assert new_id(NOW, random=bytes(10)) == new_id(NOW, random=bytes(10))
+
+
+@pytest.mark.parametrize("name", ["id", "task", "queue", "key", "dedup_id", "reply_to"])
+def test_names_that_no_index_holds_are_refused(name: str) -> None:
+    """A message whose names are longer than any of ours is not ours, and never reaches the store."""
+    wire = replace(FULL, **{name: "x" * 201}).encode()
+    with pytest.raises(InvalidMessage, match="201 characters"):
+        decode(wire)
