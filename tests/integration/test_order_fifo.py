@@ -92,7 +92,8 @@ async def test_a_head_that_kills_its_workers_does_not_stop_its_queue(station: St
     (letter,) = await station.log.until(lambda: _dead(store))
     assert (letter.message_id, letter.reason) == (handles[0].id, "crashed")
     starts = [event.number for event in station.log.of("start")]
-    assert starts == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
+    runs = starts.count(0)  # max_crashes, or one more: a first run leaves no trace, unless the message was handed over
+    assert runs in (3, 4) and starts == [0] * runs + [1, 2, 3, 4, 5, 6, 7]
     assert outcomes.recorded() == {handle.id: 1 for handle in handles}
 
 
