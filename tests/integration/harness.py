@@ -38,7 +38,7 @@ APP = "tests.integration.harness_app:app"
 class Event:
     """A line of the log.
 
-    kind     "start", "end" (it returned) or "fail" (it raised)
+    kind     "start", "end" (it returned), "fail" (it raised) or "stop" (it was cancelled)
     at       float, time.time()
     pid      int, of the worker
     id       str, the message's
@@ -142,14 +142,19 @@ class WorkerProcess:
 
     async def _is_ready(self) -> bool:
         assert self.running, f"the worker has ended with {self.process.returncode}:\n{self.said()[-3000:]}"
+        return await self.health("/ready") == 200
+
+    async def health(self, path: str = "/health") -> int:
+        """The status that it answers with; 0 when it does not within 2 s."""
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            writer.write(b"GET /ready HTTP/1.0\r\n\r\n")
-            answer = await reader.read()
-            writer.close()
-        except OSError:
-            return False
-        return b" 200 " in answer.split(b"\r\n", 1)[0]
+            async with asyncio.timeout(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+                answer = await reader.read()
+                writer.close()
+        except OSError:  # a timeout is one
+            return 0
+        return int(answer.split(b" ", 2)[1]) if answer else 0
 
     def said(self) -> str:
         """What it wrote to its outputs."""
@@ -161,6 +166,7 @@ class Station:
 
     def __init__(self, *, broker: str, store: str, prefix: str, folder: Path, app: str = APP) -> None:
         self.folder = folder
+        self.prefix = prefix
         self.log = EventLog(folder / "events.jsonl")
         self.workers: list[WorkerProcess] = []
         self.app: TaskQ = make_app(broker=broker, store=store, prefix=prefix)

@@ -39,7 +39,11 @@ async def step(number: int = 0, seconds: float = 0.0, fails: int = 0, key: str =
     events.write("start", number, key)
     if dies:
         os.kill(os.getpid(), signal.Signals(dies))
-    await asyncio.sleep(seconds)
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        events.write("stop", number, key)
+        raise
     if current().attempt <= fails:
         events.write("fail", number, key)
         raise RuntimeError(f"attempt {current().attempt} of {number} fails")
