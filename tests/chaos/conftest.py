@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import aio_pika
 import pytest
 
 from tests.chaos.stream import FIFO, LANES, OPEN, POOL, Ledger, Stream
@@ -66,19 +67,23 @@ def note(record_property: Callable[[str, object], None]) -> Callable[[Ledger], N
 
 
 @pytest.fixture
-def consumers(node: RabbitNode, station: Station) -> Callable[[], bool]:
-    """Checks at the broker that every queue, lane and slot of the stream has its consumers; blocks."""
+def consumers(node: RabbitNode, station: Station) -> Callable[[], Awaitable[bool]]:
+    """Checks at the broker that every queue, lane and slot of the stream has its consumers."""
 
-    def check() -> bool:
-        prefix, workers = station.prefix, sum(worker.running for worker in station.workers)
-        listed = node.ctl("list_queues", "name", "consumers", "--no-table-headers").splitlines()
-        count = {name: int(number) for name, _, number in (line.partition("\t") for line in listed)}
-        wanted = {f"{prefix}.q.{OPEN.name}": workers, f"{prefix}.q.{FIFO.name}": 1, f"{prefix}.q.{POOL.name}": 1}
-        wanted |= {f"{prefix}.lane.{LANES.name}.{i}": 1 for i in range(LANES.partitions or 0)}
-        wanted |= {f"{prefix}.slot.{POOL.name}.{i}": 1 for i in range(POOL.parallelism or 0)}
-        wanted[f"{prefix}.slot.keeper.0"] = 1
-        short = {name: (count.get(name), least) for name, least in wanted.items() if count.get(name, 0) < least}
-        assert not short, f"queues without their consumers, (has, wants): {short}"
+    async def check() -> bool:
+        workers = sum(worker.running for worker in station.workers)
+        wanted = {f"q.{OPEN.name}": workers, f"q.{FIFO.name}": workers, f"q.{POOL.name}": 1, "slot.keeper.0": workers}
+        wanted |= {f"lane.{LANES.name}.{i}": workers for i in range(LANES.partitions or 0)}
+        wanted |= {f"slot.{POOL.name}.{i}": 1 for i in range(POOL.parallelism or 0)}
+        try:
+            async with await aio_pika.connect(node.url, timeout=5) as connection:
+                channel = await connection.channel()
+                for name, least in wanted.items():
+                    declared = await channel.declare_queue(f"{station.prefix}.{name}", passive=True)
+                    has = declared.declaration_result.consumer_count
+                    assert has is not None and has >= least, f"{name} has {has} consumers of {least}"
+        except (aio_pika.exceptions.AMQPError, OSError) as error:
+            raise AssertionError(f"the broker cannot tell of its consumers: {error}") from error
         return True
 
     return check

@@ -13,7 +13,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass, field, fields
 
 from taskq import BrokerUnavailable, Queue, TaskqError
@@ -193,7 +193,7 @@ class Stream:
         await self.station.log.until(check, timeout)
         return time.time() - since
 
-    async def mended(self, consumers: Callable[[], bool] | None = None) -> float:
+    async def mended(self, consumers: Callable[[], Awaitable[bool]] | None = None) -> float:
         """The fault is over: wait until every queue runs, /health says 200 everywhere, and the given check holds.
 
         The seconds that it took, which are bounded by what is promised.
@@ -205,13 +205,13 @@ class Stream:
             for worker in self.station.workers:
                 if worker.running:
                     status = await worker.health()
-                    assert status == 200, f"worker {worker.pid} answers {status} on /health"
+                    assert status == 200, f"worker {worker.pid} answers {status} on /health: {worker.answered}"
             return True
 
         left = BACK_WITHIN - (time.time() - self.mended_at)
         await eventually(healthy, left)
         if consumers is not None:
-            await eventually(lambda: asyncio.to_thread(consumers), BACK_WITHIN - (time.time() - self.mended_at))
+            await eventually(consumers, BACK_WITHIN - (time.time() - self.mended_at))
         return time.time() - self.mended_at
 
     # -- the ledger ---------------------------------------------------------------------------

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from tests.chaos.stream import Ledger, Stream
 from tests.servers import RabbitNode
 
 
 async def test_stop_app_and_start_app(
-    node: RabbitNode, stream: Callable[..., Stream], note: Callable[[Ledger], None], consumers: Callable[[], bool]
+    node: RabbitNode,
+    stream: Callable[..., Stream],
+    note: Callable[[Ledger], None],
+    consumers: Callable[[], Awaitable[bool]],
 ) -> None:
     """The broker's application stops for some seconds and starts again."""
     fault = stream("broker: stop_app, start_app")
@@ -22,7 +25,10 @@ async def test_stop_app_and_start_app(
 
 
 async def test_kill_9(
-    node: RabbitNode, stream: Callable[..., Stream], note: Callable[[Ledger], None], consumers: Callable[[], bool]
+    node: RabbitNode,
+    stream: Callable[..., Stream],
+    note: Callable[[Ledger], None],
+    consumers: Callable[[], Awaitable[bool]],
 ) -> None:
     """The broker is killed and starts again on the same data."""
     fault = stream("broker: kill -9, restart")

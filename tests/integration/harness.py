@@ -116,6 +116,7 @@ class WorkerProcess:
         self.port = port
         self.output = output
         self.killed_at: float | None = None
+        self.answered = ""
 
     @property
     def running(self) -> bool:
@@ -145,7 +146,7 @@ class WorkerProcess:
         return await self.health("/ready") == 200
 
     async def health(self, path: str = "/health") -> int:
-        """The status that it answers with; 0 when it does not within 2 s."""
+        """The status that it answers with; 0 when it does not within 2 s. `answered` keeps the text."""
         try:
             async with asyncio.timeout(2):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -154,6 +155,7 @@ class WorkerProcess:
                 writer.close()
         except OSError:  # a timeout is one
             return 0
+        self.answered = answer.rpartition(b"\r\n")[2].decode()
         return int(answer.split(b" ", 2)[1]) if answer else 0
 
     def said(self) -> str:
