@@ -1,4 +1,4 @@
-"""Private servers: a RabbitMQ node and a PostgreSQL, started from installed programs.
+"""Private servers: a RabbitMQ node, a cluster of them, and a PostgreSQL, started from installed programs.
 
 Each has its own ports, data and cookie in one folder, listens on 127.0.0.1 alone, and is ended
 with all its data by `stop`. Nothing here looks for a server that runs already; `services` does.
@@ -15,7 +15,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 RABBIT_PROGRAMS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
@@ -64,6 +65,11 @@ def _folders_of(program: str) -> list[Path]:
     return [Path(found).resolve().parent] if found else []
 
 
+def node_name(port: int) -> str:
+    """What a node of ours on that AMQP port is called among Erlang's."""
+    return f"taskq-{port}@localhost"
+
+
 class RabbitNode:
     """A RabbitMQ node of one's own.
 
@@ -71,26 +77,42 @@ class RabbitNode:
         folder: made if it is not there; holds everything of the node.
         port: AMQP; picked when None.
         config: further lines of rabbitmq.conf, such as `{"consumer_timeout": "10000"}` (milliseconds).
+        beside: a node whose cookie and port mapper it shares, so that the two can form a cluster.
+        ticktime: seconds after which a node of the cluster that says nothing is taken for dead; None: Erlang's 60.
     """
 
-    def __init__(self, folder: Path, *, port: int | None = None, config: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        config: Mapping[str, str] | None = None,
+        beside: RabbitNode | None = None,
+        ticktime: int | None = None,
+    ) -> None:
         programs = rabbit_programs()
         if programs is None:
             raise CannotStart("no programs of RabbitMQ are installed")
         self.folder, self.programs = folder, programs
         self.port = port or free_port()
-        self.dist_port, self.epmd_port = free_port(), free_port()
-        self.name = f"taskq-{self.port}@localhost"
+        self.dist_port, self.epmd_port = free_port(), beside.epmd_port if beside else free_port()
+        self.name = node_name(self.port)
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._lay_out(config or {})
+        self._cookie = beside._cookie if beside else os.urandom(16).hex().upper()
+        self._config = dict(config or {})
+        # An idle scheduler that spins takes a core from the tests.
+        self._erlang = "+sbwt none +sbwtdcpu none +sbwtdio none"
+        if ticktime is not None:
+            self._erlang += f" -kernel net_ticktime {ticktime}"
+        self._lay_out()
 
-    def _lay_out(self, config: Mapping[str, str]) -> None:
+    def _lay_out(self) -> None:
         for part in ("home", "data", "log"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         cookie = self.folder / "home" / ".erlang.cookie"
         if not cookie.exists():
-            cookie.write_text(os.urandom(16).hex().upper())
+            cookie.write_text(self._cookie)
             cookie.chmod(0o400)
         lines = {
             "loopback_users": "none",
@@ -98,7 +120,7 @@ class RabbitNode:
             "disk_free_limit.absolute": "50MB",
             "raft.wal_max_size_bytes": "67108864",
             "log.file.level": "warning",
-        } | dict(config)
+        } | self._config
         (self.folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in lines.items()))
         (self.folder / "enabled_plugins").write_text("[].\n")
 
@@ -123,8 +145,7 @@ class RabbitNode:
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
-            # An idle scheduler that spins takes a core from the tests.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": self._erlang,
         }
 
     @property
@@ -132,17 +153,26 @@ class RabbitNode:
         """Of every process that belongs to the node."""
         return [process.pid for process in self._processes]
 
+    @property
+    def running(self) -> bool:
+        """It lets clients in."""
+        return _speaks_amqp(self.port)
+
     def start(self) -> None:
         """Boot it, again after a `kill` with all its data; returns when clients are let in.
 
         Raises:
             CannotStart: it did not boot.
         """
+        self.start_port_mapper()
+        server = self._run([str(self.programs / "rabbitmq-server")], "stdout.log")
+        _await(lambda: _speaks_amqp(self.port), server, self.folder / "stdout.log", BOOT_TIMEOUT)
+
+    def start_port_mapper(self) -> None:
+        """The first part of `start`, for nodes that share one; nothing if it runs."""
         if not answers(self.epmd_port):
             self._run([_epmd(), "-port", str(self.epmd_port), "-address", "127.0.0.1"], "epmd.log")
             _await(lambda: answers(self.epmd_port), self._processes[-1], self.folder / "epmd.log", 10)
-        server = self._run([str(self.programs / "rabbitmq-server")], "stdout.log")
-        _await(lambda: _speaks_amqp(self.port), server, self.folder / "stdout.log", BOOT_TIMEOUT)
 
     def _run(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
         with (self.folder / log).open("ab") as output:
@@ -170,11 +200,81 @@ class RabbitNode:
         server = self._processes.pop()
         _end(server, signal.SIGKILL)
 
+    def shut_down(self) -> None:
+        """Have it stop in good order, as for an upgrade; its data stay."""
+        self.ctl("shutdown")
+        _end(self._processes.pop(), signal.SIGTERM)
+
+    def hang(self) -> None:
+        """Stop it where it stands: its sockets stay open and nobody answers, until `go_on`."""
+        os.killpg(self._processes[-1].pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After `hang`."""
+        os.killpg(self._processes[-1].pid, signal.SIGCONT)
+
+    def lose_data(self) -> None:
+        """Of a node that does not run: what remains is a new machine under the old name."""
+        shutil.rmtree(self.folder / "data")
+        self._lay_out()
+
     def stop(self) -> None:
         """End it, its port mapper, and its data. Idempotent."""
         for process in reversed(self._processes):
             _end(process, signal.SIGKILL)
         self._processes.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class RabbitCluster:
+    """RabbitMQ nodes that find each other at their first start; a node that is cut off from the majority pauses.
+
+    Args:
+        folder: made if it is not there; holds everything of the cluster.
+        size: how many nodes.
+        ticktime: seconds after which the others take a silent node for dead.
+    """
+
+    def __init__(self, folder: Path, *, size: int = 3, ticktime: int = 8) -> None:
+        ports = [free_port() for _ in range(size)]
+        discovery = "cluster_formation.peer_discovery_backend"
+        lines = {discovery: "classic_config", "cluster_partition_handling": "pause_minority"}
+        lines |= {f"cluster_formation.classic_config.nodes.{i}": node_name(port) for i, port in enumerate(ports, 1)}
+        self.folder = folder
+        self.nodes: list[RabbitNode] = []
+        for port in ports:
+            beside = self.nodes[0] if self.nodes else None
+            node = RabbitNode(folder / str(port), port=port, config=lines, beside=beside, ticktime=ticktime)
+            self.nodes.append(node)
+
+    def start(self) -> None:
+        """Boot all nodes side by side; returns when each lets clients in and knows the others.
+
+        Raises:
+            CannotStart: one did not boot.
+        """
+        self.nodes[0].start_port_mapper()
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(RabbitNode.start, self.nodes))
+
+    def url(self, nodes: Sequence[RabbitNode] | None = None) -> str:
+        """A broker URL with these nodes as its hosts, in this order; None: all."""
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes or self.nodes)
+        return f"amqp://guest:guest@{hosts}/"
+
+    def leader(self, queue: str) -> RabbitNode:
+        """The node that leads a quorum queue of the default vhost, by what a running node says."""
+        node = next(node for node in self.nodes if node.running)
+        for line in node.ctl("list_queues", "name", "leader").splitlines():
+            name, _, leader = line.partition("\t")
+            if name == queue:
+                return next(node for node in self.nodes if node.name == leader)
+        raise LookupError(queue)
+
+    def stop(self) -> None:
+        """End all nodes and their data. Idempotent."""
+        for node in reversed(self.nodes):
+            node.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -235,10 +335,21 @@ class PostgresServer:
             )
         _await(lambda: _accepts(self.url), self._process, log, 60)
 
+    def shut_down(self) -> None:
+        """Stop it in good order: sessions are ended, transactions rolled back ("fast"); its data stay."""
+        assert self._process is not None
+        _end(self._process, signal.SIGINT)
+
     def kill(self) -> None:
         """SIGKILL to all its processes, as a machine that fails; its data stay."""
         assert self._process is not None
+        sessions = _children(self._process.pid)  # each in a process group of its own
         _end(self._process, signal.SIGKILL)
+        for pid in sessions:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while any(map(_runs, sessions)):  # else they hold the memory that the next start needs
+            time.sleep(0.01)
         with contextlib.suppress(FileNotFoundError):
             (self.folder / "data" / "postmaster.pid").unlink()
 
@@ -248,6 +359,17 @@ class PostgresServer:
             _end(self._process, signal.SIGINT)  # "fast": its own children go with it
             self._process = None
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _server_account() -> pwd.struct_passwd | None:

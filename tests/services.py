@@ -31,6 +31,7 @@ from pathlib import Path
 from tests.servers import (
     CannotStart,
     PostgresServer,
+    RabbitCluster,
     RabbitNode,
     answers,
     postgres_programs,
@@ -321,9 +322,34 @@ def make_node(config: Mapping[str, str] | None = None) -> RabbitNode:
     Raises:
         CannotStart: RabbitMQ is neither installed nor can be.
     """
+    _need_rabbit()
+    return RabbitNode(Path(tempfile.mkdtemp(prefix="node-", dir=own_folder())), config=config)
+
+
+def make_cluster() -> RabbitCluster:
+    """Three nodes of the caller's own, not started.
+
+    Raises:
+        CannotStart: RabbitMQ is neither installed nor can be.
+    """
+    _need_rabbit()
+    return RabbitCluster(Path(tempfile.mkdtemp(prefix="cluster-", dir=own_folder())))
+
+
+def _need_rabbit() -> None:
     if rabbit_programs() is None and not install(BROKER.package):
         raise CannotStart(f"this needs a RabbitMQ of its own: apt-get install {BROKER.package}")
-    return RabbitNode(Path(tempfile.mkdtemp(prefix="node-", dir=own_folder())), config=config)
+
+
+def make_postgres() -> PostgresServer:
+    """A PostgreSQL of the caller's own, not started: to be killed and stopped.
+
+    Raises:
+        CannotStart: PostgreSQL is neither installed nor can be.
+    """
+    if postgres_programs() is None and not install(STORE.package):
+        raise CannotStart(f"this needs a PostgreSQL of its own: apt-get install {STORE.package}")
+    return PostgresServer(Path(tempfile.mkdtemp(prefix="postgres-", dir=own_folder())))
 
 
 def need(program: str, package: str) -> str:
