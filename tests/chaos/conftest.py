@@ -67,7 +67,13 @@ def note(record_property: Callable[[str, object], None]) -> Callable[[Ledger], N
 
 
 @pytest.fixture
-def consumers(node: RabbitNode, station: Station) -> Callable[[], Awaitable[bool]]:
+def asked(node: RabbitNode) -> Callable[[], str]:
+    """The URL of the broker that is asked for its consumers; a module with other brokers overrides it."""
+    return lambda: node.url
+
+
+@pytest.fixture
+def consumers(asked: Callable[[], str], station: Station) -> Callable[[], Awaitable[bool]]:
     """Checks at the broker that every queue, lane and slot of the stream has its consumers."""
 
     async def check() -> bool:
@@ -76,7 +82,7 @@ def consumers(node: RabbitNode, station: Station) -> Callable[[], Awaitable[bool
         wanted |= {f"lane.{LANES.name}.{i}": workers for i in range(LANES.partitions or 0)}
         wanted |= {f"slot.{POOL.name}.{i}": 1 for i in range(POOL.parallelism or 0)}
         try:
-            async with await aio_pika.connect(node.url, timeout=5) as connection:
+            async with await aio_pika.connect(asked(), timeout=5) as connection:
                 channel = await connection.channel()
                 for name, least in wanted.items():
                     declared = await channel.declare_queue(f"{station.prefix}.{name}", passive=True)
