@@ -195,8 +195,14 @@ class RabbitNode:
             command, env=self.environment, check=True, capture_output=True, text=True, timeout=timeout
         ).stdout
 
-    def kill(self) -> None:
-        """SIGKILL to the node, as a machine that fails; its data stay."""
+    def kill(self, *, forgetful: bool = False) -> None:
+        """SIGKILL to the node, as a machine that fails; its data stay.
+
+        RabbitMQ writes the names of new quorum queues down half a second later or more, and forgets those queues,
+        with what they hold, if it is killed before. A test that is not about this has it write them first.
+        """
+        if not forgetful:
+            self.ctl("eval", "dets:sync(ra_directory_reverse).")
         server = self._processes.pop()
         _end(server, signal.SIGKILL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from random import Random
 from typing import TypeVar
@@ -43,6 +44,8 @@ from taskq.errors import (
 log = logging.getLogger("taskq.broker")
 T = TypeVar("T")
 
+_UNANSWERED_MOST = 3  # tries to consume a slot, each of `connect_timeout`, after which its queue is made anew
+
 
 class RabbitMQBroker:
     """The broker at an address; see `broker.base.Broker`."""
@@ -73,6 +76,7 @@ class RabbitMQBroker:
         self._replies: Mailbox | None = None
         self._replies_lock = asyncio.Lock()
         self._declared: set[BrokerQueue] = set()
+        self._unanswered: Counter[BrokerQueue] = Counter()
 
     def _link(self, address: Address, name: str, heartbeat: float) -> Link:
         return Link(
@@ -192,7 +196,8 @@ class RabbitMQBroker:
     async def delete(self, queue: BrokerQueue) -> None:
         self._declared.discard(queue)
         name = self.names.queue(queue)
-        await self._on_throwaway(lambda channel: channel.queue_delete(name))
+        # The broker gives a queue without a leader five seconds before it deletes it all the same.
+        await self._on_throwaway(lambda channel: channel.queue_delete(name), within=3 * self._timeout)
 
     async def depth(self, queue: BrokerQueue) -> Depth | None:
         name = self.names.queue(queue)
@@ -215,8 +220,32 @@ class RabbitMQBroker:
 
         await self._on_throwaway(work)
 
-    async def _on_throwaway(self, work: Callable[[AbstractChannel], Awaitable[T]]) -> T:
-        """Run work on a channel of its own, so that a refusal closes nothing else.
+    async def _deaf(self, queue: BrokerQueue) -> None:
+        """A queue let somebody who wanted to consume it wait in vain, while the broker answers others.
+
+        A RabbitMQ of one node that is killed within a second of a quorum queue's declaration has forgotten the
+        queue's log when it comes back: the queue has no leader, and never will. A slot holds nothing but its token,
+        so it is deleted, for its owners to declare it anew. Of another queue nobody can tell from here whether its
+        messages are gone or only away: an operator decides.
+        """
+        self._unanswered[queue] += 1
+        name = self.names.queue(queue)
+        if self._unanswered[queue] < _UNANSWERED_MOST:
+            return
+        if queue.kind is not Kind.SLOT:
+            log.error(
+                "queue %s answers nobody: it has no leader. If its node was killed just after the queue was made, and "
+                "no other node has a copy, its messages are lost: `rabbitmqctl delete_queue %s` lets it be made anew",
+                name,
+                name,
+            )
+            return
+        log.warning("slot %s answers nobody: it is made anew", name)
+        self._unanswered[queue] = 0
+        await self.delete(queue)
+
+    async def _on_throwaway(self, work: Callable[[AbstractChannel], Awaitable[T]], *, within: float | None = None) -> T:
+        """Run work on a channel of its own, so that a refusal closes nothing else; `connect_timeout` is its bound.
 
         Raises:
             AccessRefused, BrokerUnavailable: as elsewhere.
@@ -229,7 +258,7 @@ class RabbitMQBroker:
             return await work(channel)
 
         try:
-            return await connection.call(run(), within=self._timeout)
+            return await connection.call(run(), within=within or self._timeout)
         except aiormq.ChannelAccessRefused as error:
             raise AccessRefused(f"the broker at {connection.at} refuses: {_text(error)}") from error
         except (aiormq.ChannelPreconditionFailed, aiormq.ChannelNotFoundEntity):
@@ -274,6 +303,12 @@ class RabbitMQBroker:
         async def exists() -> bool:
             return await self.depth(queue) is not None
 
+        async def answered(yes: bool) -> None:
+            if yes:
+                self._unanswered.pop(queue, None)
+            else:
+                await self._deaf(queue)
+
         subscription = RabbitMQSubscription(
             queue,
             on_delivery,
@@ -283,6 +318,7 @@ class RabbitMQBroker:
             redeclare=declare if redeclare else None,
             exists=exists,
             ended=self._forget_subscription,
+            answered=answered,
             link=self._consuming,
             timeout=self._timeout,
             clock=self._clock,

@@ -36,6 +36,10 @@ _HIGH_WATER_BYTES = 1 << 20  # what may wait for the socket before publishers wa
 _NOT_ALLOWED = 530  # the code of a vhost that is missing or refused
 
 
+class Unanswered(BrokerUnavailable):
+    """The connection stands, and a call on it got no answer in time."""
+
+
 class _Given(aiormq.TransportFactory):
     """Hands aiormq a transport that is connected already, so that our reader stands in it."""
 
@@ -134,7 +138,8 @@ class Connection:
         by itself, and `unwanted` gets its result.
 
         Raises:
-            BrokerUnavailable: no answer within that many seconds, or the connection is lost.
+            Unanswered: no answer within that many seconds.
+            BrokerUnavailable: the connection is lost.
             aiormq.AMQPError: the broker refused.
         """
         if self.lost.done():
@@ -159,7 +164,7 @@ class Connection:
         task.add_done_callback(_retrieved)
         if self.lost.done():
             raise BrokerUnavailable(f"the connection to the broker at {self.at} is lost: {self.lost.result()}")
-        raise BrokerUnavailable(f"the broker at {self.at} did not answer within {within} s")
+        raise Unanswered(f"the broker at {self.at} did not answer within {within} s")
 
     async def channel(self, *, confirms: bool = False, within: float | None) -> AbstractChannel:
         """Open a channel; for the errors see `call`."""

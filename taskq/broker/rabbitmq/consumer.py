@@ -19,7 +19,7 @@ from aiormq.abc import AbstractChannel
 
 from taskq.broker.base import BrokerQueue, Loss, OnDelivery, OnLoss
 from taskq.broker.rabbitmq import frames
-from taskq.broker.rabbitmq.connection import Acknowledger, Connection, Link, keep
+from taskq.broker.rabbitmq.connection import Acknowledger, Connection, Link, Unanswered, keep
 from taskq.clock import Clock
 from taskq.errors import BrokerUnavailable, InvalidQueue, QueueMismatch, QueueMissing, TaskqError
 
@@ -262,6 +262,7 @@ class RabbitMQSubscription:
         redeclare: Callable[[bool], Awaitable[None]] | None,
         exists: Callable[[], Awaitable[bool]],
         ended: Callable[[RabbitMQSubscription], None],
+        answered: Callable[[bool], Awaitable[None]],
         link: Link,
         timeout: float,
         clock: Clock,
@@ -275,6 +276,7 @@ class RabbitMQSubscription:
         self._redeclare = redeclare  # declares the queue; True: although it was declared before
         self._exists = exists
         self._ended = ended
+        self._answered = answered  # told whether the queue answered who wants to consume it, while the broker does
         self._link = link
         self._timeout = timeout
         self._clock = clock
@@ -405,10 +407,13 @@ class RabbitMQSubscription:
         except aiormq.AMQPError as error:
             await channel.discard()
             raise BrokerUnavailable(f"queue {self.name} cannot be consumed: {error}") from error
-        except BaseException:
+        except BaseException as error:
             channel.gone()
             connection.leave_channel(amqp)
+            if isinstance(error, Unanswered):
+                await self._answered(False)
             raise
+        await self._answered(True)
         self._channel = channel
         # In the next turn, so that whoever subscribes has the subscription before its first delivery.
         asyncio.get_running_loop().call_soon(channel.release)
