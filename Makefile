@@ -6,14 +6,19 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 BROKER ?=
 ARGS ?=
+CH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick chaos lint fix bench test-python up down clean
+.PHONY: help setup demo test quick chaos lint fix bench test-python test-rabbitmq up down clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## the virtual environment, with taskq and everything that its development needs
+settest-rabbitmq: $(STAMP) ## the broker's contract and chaos on another RabbitMQ: CH=a directory of debootstrap with it (docs/operations.md)
+	@test -n "$(CH)" || { echo "make test-rabbitmq CH=DIR; DIR by: debootstrap --variant=minbase --include=rabbitmq-server sid DIR" >&2; exit 2; }
+	$(PY) -m tests.another_rabbit "$(CH)" $(PY) -m pytest tests/contract/test_broker_rabbitmq.py tests/chaos -n 2 --dist loadscope $(ARGS)
+
+up: $(STAMP) ## the virtual environment, with taskq and everything that its development needs
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("taskq needs Python 3.11 or later, make PYTHON=... names another") if sys.version_info < (3, 11) else None'
@@ -31,8 +36,8 @@ test: $(STAMP) ## every test but chaos, on a RabbitMQ and a PostgreSQL that are 
 quick: $(STAMP) ## what needs no server: units, contracts on memory and SQLite, properties
 	$(PY) -m pytest --ignore=tests/chaos --ignore=tests/acceptance --ignore=tests/integration --without-services $(ARGS)
 
-chaos: $(STAMP) ## kills, cuts, restarts
-	$(PY) -m pytest tests/chaos $(ARGS)
+chaos: $(STAMP) ## kills, cuts, restarts: a row for each fault, with what became of the messages
+	$(PY) -m pytest tests/chaos -n 3 --dist loadscope $(ARGS)
 
 lint: $(STAMP) ## ruff format --check, ruff, mypy --strict, and what both type checkers say of users' code
 	$(PY) -m ruff format --check .
@@ -51,6 +56,10 @@ bench: $(STAMP) ## the benchmarks, every peer beside us; a table and data in ben
 
 test-python: ## the quick tests on every Python from 3.11 on that is found here
 	$(PYTHON) -m tests.pythons
+
+test-rabbitmq: $(STAMP) ## the broker's contract and chaos on another RabbitMQ: CH=a directory of debootstrap with it (docs/operations.md)
+	@test -n "$(CH)" || { echo "make test-rabbitmq CH=DIR; DIR by: debootstrap --variant=minbase --include=rabbitmq-server sid DIR" >&2; exit 2; }
+	$(PY) -m tests.another_rabbit "$(CH)" $(PY) -m pytest tests/contract/test_broker_rabbitmq.py tests/chaos -n 2 --dist loadscope $(ARGS)
 
 up: $(STAMP) ## RabbitMQ and PostgreSQL for development, on fixed ports; prints what to set
 	@$(PY) -m tests.services up

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers import (
+    ROOT_VARIABLE,
     CannotStart,
     PostgresServer,
     RabbitCluster,
@@ -167,7 +168,8 @@ def find(wanted: Wanted, folder: Path, durable: bool) -> Service:
     named = os.environ.get(wanted.variable)
     if named:
         return Service(named, f"named by {wanted.variable}", lambda: None)
-    if wanted.lets_in(wanted.standard):
+    another = wanted is BROKER and ROOT_VARIABLE in os.environ
+    if not another and wanted.lets_in(wanted.standard):
         return Service(wanted.standard, "the local server", lambda: None)
     if wanted.installed():
         server = wanted.server(folder / wanted.package, durable)
