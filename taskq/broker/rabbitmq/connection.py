@@ -334,6 +334,9 @@ class Link:
             except (BrokerUnavailable, InvalidSetting) as error:
                 log.log(logging.DEBUG if str(error) == self._failure else logging.WARNING, "%s", error)
                 self._failure = str(error)
+            except Exception as error:  # of the client library; whatever it is, a link never gives up
+                log.exception("connecting to the broker failed as it never should; trying again")
+                self._failure = repr(error)
         raise AssertionError("unreachable")
 
     async def _connect(self) -> Connection:
@@ -424,7 +427,8 @@ async def _shake_hands(url: str, splitter: Splitter, writer: asyncio.StreamWrite
         task.cancel()
         task.add_done_callback(_retrieved)
         raise
-    if task.cancelled():
+    # aiormq answers a broker that hangs up in the middle of the handshake with either of these.
+    if task.cancelled() or isinstance(task.exception(), StopAsyncIteration):
         raise ConnectionError("the broker hung up while logging in")
     return task.result()
 
