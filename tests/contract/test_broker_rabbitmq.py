@@ -8,10 +8,12 @@ import socket
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
+import aio_pika
 import pytest
 
 from taskq.broker.base import Loss
 from taskq.broker.rabbitmq import frames
+from taskq.broker.rabbitmq.publisher import Refused
 from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed
 from tests.contract.broker_contract import BrokerContract
 from tests.contract.broker_lab import FIFO, OPEN, SLOT, Inbox, Lab, message, numbered, ready
@@ -128,6 +130,35 @@ class TestRabbitMQ(BrokerContract):
         await eventually(lambda: inbox.losses == [Loss.CONNECTION])
         await broker.publish(message(b"by the third"))
         await inbox.holds(1)
+
+    async def test_refused_messages_end_a_channel(self, lab: Lab) -> None:
+        """After a refusal publishing goes on over a channel that knows nothing of the old one; nothing is lost by it.
+
+        A channel of RabbitMQ's may take a queue for dead long after it has a new leader.
+        """
+        broker = await lab.broker()
+        await broker.declare(FIFO)
+        async with await aio_pika.connect(lab.url) as connection:
+            arguments = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
+            queue = await (await connection.channel()).declare_queue(
+                broker.names.queue(OPEN), durable=True, arguments=arguments
+            )
+            await queue.bind(*broker.names.route(OPEN))
+        await broker.publish(message(b"fills the queue"))
+        publisher = broker._publisher
+        channel = publisher._channel
+
+        async def refused() -> bool:
+            outcome, *_ = await broker.publish_many([message(b"too much")])
+            return isinstance(outcome, Refused)
+
+        await eventually(refused)  # the queue counts what it holds a moment later
+        sending = [asyncio.create_task(broker.publish(one)) for one in numbered(100, FIFO)]
+        await eventually(lambda: channel.lost.done())
+        sending += [asyncio.create_task(broker.publish(one)) for one in numbered(100, FIFO)]
+        await asyncio.gather(*sending)
+        assert publisher._channel is not channel
+        await ready(broker, FIFO, 200)
 
     # -- a network that loses its way -------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import aiormq
 from aiormq.abc import AbstractChannel
 
-from taskq.broker.base import BrokerQueue, Outgoing
+from taskq.broker.base import BrokerQueue, Kind, Outgoing
 from taskq.broker.rabbitmq import frames
 from taskq.broker.rabbitmq.connection import Connection, Link, keep
 from taskq.broker.topology import Names
@@ -26,6 +26,8 @@ from taskq.queue import MAX_PRIORITY
 
 log = logging.getLogger("taskq.broker")
 _RETRY_PAUSE = 0.2  # seconds between attempts to open a channel on a connection that stands
+_FIRST_RENEWAL, _MOST_RENEWAL = 0.1, 2.0  # seconds from a refusal to a new channel, doubled while it goes on
+_DRAIN = 1.0  # seconds that a channel to be replaced gets for the confirms that are under way
 _NOT_FOUND, _ACCESS_REFUSED = 404, 403
 
 _Opener = Callable[[Connection], Awaitable[object]]
@@ -76,6 +78,7 @@ class _Route:
     method: bytes
     exchange: str
     queue: str
+    slot: bool
 
 
 class ConfirmChannel:
@@ -85,6 +88,8 @@ class ConfirmChannel:
         self.connection = connection
         self.amqp = amqp
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._idle: asyncio.Future[str] | None = None  # of one that is retired: nothing is pending
         self._names = names
         self._routes: dict[BrokerQueue, _Route] = {}
         self._content_types: dict[str, bytes] = {}
@@ -114,7 +119,7 @@ class ConfirmChannel:
     def _route(self, queue: BrokerQueue) -> _Route:
         exchange, key = self._names.route(queue)
         method = frames.publish_method(self.amqp.number, exchange, key, mandatory=True)
-        route = self._routes[queue] = _Route(method, exchange, self._names.queue(queue))
+        route = self._routes[queue] = _Route(method, exchange, self._names.queue(queue), queue.kind is Kind.SLOT)
         return route
 
     def method(self, method_id: int, payload: bytes) -> bool:
@@ -146,6 +151,14 @@ class ConfirmChannel:
     def gone(self) -> None:
         self._end(f"connection lost ({self.connection.lost.result()})")
 
+    async def retire(self) -> None:
+        """Close the channel, once what is under way on it has its outcome, or a second later."""
+        if self._pending:
+            self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._idle, self.lost}, timeout=_DRAIN, return_when=asyncio.FIRST_COMPLETED)
+        self._end("the channel was replaced")
+        self.connection.leave_channel(self.amqp)
+
     def _confirmed(self, payload: bytes, error: TaskqError | None) -> None:
         tag, multiple = frames.read_confirm(payload)
         if not multiple:
@@ -158,8 +171,13 @@ class ConfirmChannel:
     def _settle(self, tag: int, error: TaskqError | None) -> None:
         entry = self._pending.pop(tag, None)
         if entry is not None:
-            batch, index, _ = entry
+            batch, index, route = entry
             batch.settle(index, error)
+            # A slot has its token already, usually; that says nothing of the channel.
+            if error is not None and not route.slot and not self.refused.done():
+                self.refused.set_result("")
+            if self._idle is not None and not self._pending and not self._idle.done():
+                self._idle.set_result("")
 
     def _settle_return(self, header: bytes) -> None:
         correlation = frames.correlation_of(header)
@@ -359,9 +377,21 @@ class Publisher:
             self._ready.set()
 
     async def _keep_confirms(self) -> None:
+        pause, renewed = _FIRST_RENEWAL, 0.0
+        loop = asyncio.get_running_loop()
         while True:
-            assert self._channel is not None
-            await asyncio.wait({self._channel.lost})
+            channel = self._channel
+            assert channel is not None
+            await asyncio.wait({channel.lost, channel.refused}, return_when=asyncio.FIRST_COMPLETED)
+            if not channel.lost.done():
+                # Seen on 3.10: a channel that came to a quorum queue between the death of its leader's node and the
+                # election of the next asks the dead node for ever, and refuses whatever is for that queue. Another
+                # channel finds the new leader.
+                pause = min(2 * pause, _MOST_RENEWAL) if loop.time() - renewed < 2 * pause else _FIRST_RENEWAL
+                await asyncio.wait({channel.lost}, timeout=pause)
+                self._ready.clear()
+                await channel.retire()
+                renewed = loop.time()
             self._ready.clear()
             await self._again(self._open_confirms)
 

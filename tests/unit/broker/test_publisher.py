@@ -19,6 +19,7 @@ from taskq.errors import AccessRefused, PublishUnconfirmed, QueueMissing
 
 QUEUE = BrokerQueue(Kind.TASK, "emails")
 DEAD_LETTER = BrokerQueue(Kind.DEAD)
+SLOT = BrokerQueue(Kind.SLOT, "emails", 0)
 
 
 class Bench:
@@ -70,6 +71,21 @@ def test_confirms(steps: list[tuple[int, bool, bool]], returned: set[int]) -> No
                 expected.setdefault(covered, Refused if refused else type(None))
         assert bench.kinds == [expected[tag] for tag in range(1, 21)]
         assert bench.batch.done.done() and issubclass(Refused, PublishUnconfirmed)
+
+    asyncio.run(run())
+
+
+def test_refusals_condemn_the_channel() -> None:
+    """A refused message tells that the channel is to be replaced; a refused token tells of a slot that has one."""
+
+    async def run() -> None:
+        bench = Bench(1)
+        bench.batch = Batch(1, 0.0, asyncio.get_running_loop().create_future())
+        bench.channel.publish(Outgoing(SLOT, b"token", "", ""), bench.batch, 0)
+        bench.hear(commands.Basic.Nack(2))
+        assert bench.kinds == [Refused] and not bench.channel.refused.done()
+        bench.hear(commands.Basic.Nack(1))
+        assert bench.channel.refused.done() and not bench.channel.lost.done()
 
     asyncio.run(run())
 
