@@ -7,9 +7,10 @@ STAMP := $(VENV)/.installed
 BROKER ?=
 ARGS ?=
 CH ?=
+MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick chaos lint fix bench test-python test-rabbitmq up down clean
+.PHONY: help setup demo test quick chaos soak breaks lint fix bench test-python test-rabbitmq up down clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +39,12 @@ quick: $(STAMP) ## what needs no server: units, contracts on memory and SQLite, 
 
 chaos: $(STAMP) ## kills, cuts, restarts: a row for each fault, with what became of the messages
 	$(PY) -m pytest tests/chaos -n 3 --dist loadscope $(ARGS)
+
+soak: $(STAMP) ## mixed load under random faults for MINUTES (20), then the model for as long; prints a ledger
+	$(PY) -m tests.soak $(MINUTES) $(ARGS)
+
+breaks: $(STAMP) ## breaks the code on purpose, in each way of tests/chaos/breaks: fails if the tests do not notice
+	$(PY) -m tests.breaks $(ARGS)
 
 lint: $(STAMP) ## ruff format --check, ruff, mypy --strict, and what both type checkers say of users' code
 	$(PY) -m ruff format --check .

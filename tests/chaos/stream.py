@@ -9,6 +9,7 @@ its message may run or not, and takes no part in what is checked of order or los
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import json
 import time
@@ -113,6 +114,7 @@ class Stream:
         self.began = time.time()
         self.mended_at: float | None = None
         self.sent: dict[str, Sent] = {queue.name: Sent() for queue in QUEUES}
+        self.statuses: dict[str, str] = {}  # of the confirmed messages that have an outcome
         self.answers: list[Answer] = []
         self._outcomes = outcomes
         self._pace = pace
@@ -184,14 +186,20 @@ class Stream:
     async def ran_everywhere(self, since: float, timeout: float = BACK_WITHIN) -> float:  # noqa: ASYNC109
         """Wait until a run has ended on every queue (and so far used lane) after an instant; the seconds since then."""
 
+        log, first = self.station.log, self._first_after(since)
+
         def check() -> bool:
-            seen = {event.queue for event in self.station.log.of("end") if event.at > since}
+            seen = {event.queue for event in log.read()[first:] if event.kind == "end" and event.at > since}
             missing = {queue.name for queue in QUEUES} - seen
             assert not missing, f"nothing has run on {sorted(missing)} since"
             return True
 
         await self.station.log.until(check, timeout)
         return time.time() - since
+
+    def _first_after(self, since: float) -> int:
+        """Where in the log to begin to look for what came after an instant; lines come in order, or nearly."""
+        return max(0, bisect.bisect(self.station.log.read(), since, key=lambda event: event.at) - 100)
 
     async def mended(self, consumers: Callable[[], Awaitable[bool]] | None = None) -> float:
         """The fault is over: wait until every queue runs, /health says 200 everywhere, and the given check holds.
@@ -205,7 +213,8 @@ class Stream:
             for worker in self.station.workers:
                 if worker.running:
                     status = await worker.health()
-                    assert status == 200, f"worker {worker.pid} answers {status} on /health: {worker.answered}"
+                    said = f"{worker.answered}\n{worker.said()[-2000:]}"
+                assert status == 200, f"worker {worker.pid} answers {status} on /health: {said}"
             return True
 
         left = BACK_WITHIN - (time.time() - self.mended_at)
@@ -257,20 +266,26 @@ class Stream:
         assert ledger.back <= BACK_WITHIN, ledger
         return ledger
 
-    async def _recorded(self, within: float) -> dict[str, str]:
+    async def sweep(self) -> int:
+        """Note the outcomes of what was confirmed and had none so far; how many still have none."""
         store = await self.station.store()
-        ids = [id for sent in self.sent.values() for id in sent.confirmed]
+        confirmed = [id for sent in self.sent.values() for id in sent.confirmed if id not in self.statuses]
+        for part in (confirmed[i : i + 500] for i in range(0, len(confirmed), 500)):
+            rows = await store.get_many(part)
+            self.statuses |= {id: str(row.status) for id, row in rows.items() if row.status.final}
+        return sum(id not in self.statuses for id in confirmed)
 
-        async def check() -> dict[str, str]:
+    async def _recorded(self, within: float) -> dict[str, str]:
+        async def check() -> bool:
             try:
-                rows = await store.get_many(ids)
+                left = await self.sweep()
             except TaskqError as error:
                 raise AssertionError(f"the store does not answer: {error}") from error
-            open_ = [id for id in ids if id not in rows or not rows[id].status.final]
-            assert not open_, f"{len(open_)} of {len(ids)} confirmed messages have no outcome, such as {open_[:3]}"
-            return {id: str(rows[id].status) for id in ids}
+            assert not left, f"{left} confirmed messages have no outcome"
+            return True
 
-        return await self.station.log.until(check, within)
+        await self.station.log.until(check, within)
+        return self.statuses
 
     def _out_of_order(self) -> int:
         """Starts on an ordered queue or lane that overlap the run before, or come before their turn."""
