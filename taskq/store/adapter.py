@@ -21,12 +21,14 @@ from taskq.outcome import Status
 from taskq.queue import Queue, QueueRecord, RateLimit
 from taskq.store import schema, sql
 from taskq.store.base import (
+    Advance,
     CancelEffect,
     Changes,
     Claim,
     Claimed,
     DeadFilter,
     DeadLetter,
+    Firing,
     LogEntry,
     MessageFilter,
     MessageRecord,
@@ -34,8 +36,11 @@ from taskq.store.base import (
     Page,
     Permits,
     Retention,
+    ScheduleRecord,
+    ScheduleRow,
     Settled,
     Settlement,
+    Tick,
     WaitingRow,
 )
 from taskq.store.lines import CONNECT_SECONDS, Line, Tx, make_engine, make_folder
@@ -278,6 +283,46 @@ class SqlStore:
 
     async def deduplicate(self, message: Message, *, window: float | None, replace: bool, row: OutboxRow) -> str:
         return await self._write(sql.dedup.deduplicate, message, window, replace, row)
+
+    # Schedules
+
+    async def put_schedule(self, row: ScheduleRow, *, next_at: datetime | None, origin: str) -> ScheduleRecord:
+        return await self._write(sql.schedules.put_schedule, row, next_at, origin)
+
+    async def reconcile_schedules(
+        self, app: str, rows: Sequence[tuple[ScheduleRow, datetime | None]]
+    ) -> list[ScheduleRecord]:
+        return await self._write(sql.schedules.reconcile_schedules, app, rows)
+
+    async def get_schedule(self, app: str, id: str) -> ScheduleRecord | None:
+        return await self._read(sql.schedules.get_schedule, app, id)
+
+    async def list_schedules(self, app: str, *, cursor: str | None = None, limit: int = 100) -> Page:
+        return await self._read(sql.schedules.list_schedules, app, cursor, limit)
+
+    async def pause_schedule(self, app: str, id: str) -> ScheduleRecord | None:
+        return await self._write(sql.schedules.pause_schedule, app, id)
+
+    async def resume_schedule(self, app: str, id: str, *, next_at: datetime | None) -> ScheduleRecord | None:
+        return await self._write(sql.schedules.resume_schedule, app, id, next_at)
+
+    async def delete_schedule(self, app: str, id: str) -> bool:
+        return await self._write(sql.schedules.delete_schedule, app, id)
+
+    async def due_schedules(self, app: str, limit: int) -> tuple[datetime, list[ScheduleRecord]]:
+        return await self._read(sql.schedules.due_schedules, app, limit)
+
+    async def next_schedule(self, app: str) -> datetime | None:
+        return await self._read(sql.schedules.next_schedule, app)
+
+    async def fire(self, advances: Sequence[Advance]) -> list[list[Tick]]:
+        return await self._write(sql.schedules.fire, advances)
+
+    async def run_schedule(self, app: str, id: str, tick: Tick) -> bool:
+        return await self._write(sql.schedules.run_schedule, app, id, tick)
+
+    async def firings(self, app: str, id: str, *, limit: int = 100) -> list[Firing]:
+        return await self._read(sql.schedules.firings, app, id, limit)
 
     # The store itself
 

@@ -267,6 +267,93 @@ class Permits:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A schedule as it is stored; `taskq.schedule` reads and writes its texts.
+
+    app, id    str, its key: apps of one store have schedules of their own
+    timing     str, JSON: when
+    policy     str, JSON: what is done with instants that were missed, overlap, and bounds
+    task, queue  str, for those who look
+    template   bytes: the message to send, encoded, as of the epoch
+    """
+
+    app: str
+    id: str
+    timing: str
+    policy: str
+    task: str
+    queue: str
+    template: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """A schedule, and how far it has come.
+
+    origin           "code", or "operator": made or changed at run time, which stands over code
+    seen_at          datetime: instants up to here have been dealt with
+    next_at          datetime | None: when a beat is to look at it; None: never again, or paused
+    fired            int: how many messages it has sent in its turn
+    last_at          datetime | None: the instant of the latest, last_message_id its message
+    error            str | None: why it cannot go on
+    version          int, raised by every change: who fires names the one that it has read
+    """
+
+    row: ScheduleRow
+    origin: str
+    paused: bool
+    seen_at: datetime
+    next_at: datetime | None
+    fired: int
+    last_at: datetime | None
+    last_message_id: str | None
+    error: str | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One message that a schedule sends.
+
+    instant  datetime: its time by the schedule, whenever it is sent
+    member   str: tells apart the messages of one instant; "" when there is but one
+    message  Message as it is published; one with `recorded` gets its row at once
+    outbox   OutboxRow of that publish
+    """
+
+    instant: datetime
+    member: str
+    message: Message
+    outbox: OutboxRow
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """One step of a schedule, as a beat has worked it out from a record: what it sends, and where it stands then."""
+
+    app: str
+    id: str
+    version: int
+    seen_at: datetime
+    next_at: datetime | None
+    ticks: tuple[Tick, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """A tick that was sent, and what became of its message (None: nothing is known of it)."""
+
+    instant: datetime
+    member: str
+    message_id: str
+    fired_at: datetime
+    message: MessageRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """Seconds after which rows may be pruned; None keeps them."""
 
@@ -472,7 +559,61 @@ class Dedup(Protocol):
         ...
 
 
-class Store(Messages, Cancels, Waiting, DeadLetters, Queues, Dedup, Protocol):
+class Schedules(Protocol):
+    """What is to be sent, and when; and the firings, each of which exists once."""
+
+    async def put_schedule(self, row: ScheduleRow, *, next_at: datetime | None, origin: str) -> ScheduleRecord:
+        """Make the schedule, or change it. A change of its timing or policy makes it begin anew, now; one of the
+        message alone leaves its next instant as it is. Code does not change what an operator did."""
+        ...
+
+    async def reconcile_schedules(
+        self, app: str, rows: Sequence[tuple[ScheduleRow, datetime | None]]
+    ) -> list[ScheduleRecord]:
+        """Put all that an app's code declares (with their next instants), and delete those that code had declared
+        before and does no longer, in one transaction; the records as they are now."""
+        ...
+
+    async def get_schedule(self, app: str, id: str) -> ScheduleRecord | None: ...
+
+    async def list_schedules(self, app: str, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """ScheduleRecords, by id."""
+        ...
+
+    async def pause_schedule(self, app: str, id: str) -> ScheduleRecord | None:
+        """It sends nothing until it is resumed; None: there is none."""
+        ...
+
+    async def resume_schedule(self, app: str, id: str, *, next_at: datetime | None) -> ScheduleRecord | None:
+        """What it would have sent while it was paused is not sent any more; None: there is none."""
+        ...
+
+    async def delete_schedule(self, app: str, id: str) -> bool: ...
+
+    async def due_schedules(self, app: str, limit: int) -> tuple[datetime, list[ScheduleRecord]]:
+        """The store's now, and up to `limit` schedules to look at, the longest due first."""
+        ...
+
+    async def next_schedule(self, app: str) -> datetime | None:
+        """When the next one is due."""
+        ...
+
+    async def fire(self, advances: Sequence[Advance]) -> list[list[Tick]]:
+        """Move schedules on, with their ticks, outbox rows and messages' rows, in one transaction; for each the
+        ticks that are now its caller's to publish. One whose version is not the stored one any more, or that is
+        gone, moves nothing, and a tick that exists is not sent again: whoever was first publishes it."""
+        ...
+
+    async def run_schedule(self, app: str, id: str, tick: Tick) -> bool:
+        """Add a tick out of turn, with its outbox row; False: there is no such schedule."""
+        ...
+
+    async def firings(self, app: str, id: str, *, limit: int = 100) -> list[Firing]:
+        """The latest ticks, newest first."""
+        ...
+
+
+class Store(Messages, Cancels, Waiting, DeadLetters, Queues, Dedup, Schedules, Protocol):
     """All of it, and the life of the adapter. Bound to no event loop; safe to call from one at a time."""
 
     @property

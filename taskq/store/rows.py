@@ -12,7 +12,7 @@ from sqlalchemy import Row
 from taskq.errors import InvalidSetting
 from taskq.outcome import Failure, Status
 from taskq.queue import QueueRecord, RateLimit
-from taskq.store.base import LogEntry, MessageRecord, OutboxRow
+from taskq.store.base import LogEntry, MessageRecord, OutboxRow, ScheduleRecord, ScheduleRow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -116,6 +116,24 @@ def outbox_row(row: Row[Any]) -> OutboxRow:
         message_id=row.message_id,
         due_at=from_us(row.due_at),
         attempts=row.attempts,
+    )
+
+
+def schedule_record(row: Row[Any]) -> ScheduleRecord:
+    """A row of `schedules`, all columns, as its value."""
+    return ScheduleRecord(
+        row=ScheduleRow(row.app, row.id, row.timing, row.policy, row.task, row.queue, row.template),
+        origin=row.origin,
+        paused=row.paused,
+        seen_at=from_us(row.seen_at),
+        next_at=maybe_from_us(row.next_at),
+        fired=row.fired,
+        last_at=maybe_from_us(row.last_at),
+        last_message_id=row.last_message_id,
+        error=row.error,
+        version=row.version,
+        created_at=from_us(row.created_at),
+        updated_at=from_us(row.updated_at),
     )
 
 

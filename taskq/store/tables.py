@@ -19,6 +19,8 @@ different days.
     taskq_starts        the window's stamps: one row per grant, with the count reached by it
     taskq_dedup         deduplication ids and the message that holds each
     taskq_cancels       requests to cancel unfinished messages
+    taskq_schedules     what is to be sent, and when; how far each has come
+    taskq_firings       one row per tick that was sent: what makes a second one of the same instant impossible
 """
 
 from __future__ import annotations
@@ -225,6 +227,42 @@ cancels = Table(
     Column("change", BigInteger, nullable=False),
     Index("taskq_cancels_change", "change"),
     Index("taskq_cancels_asked", "asked_at"),
+)
+
+schedules = Table(
+    "taskq_schedules",
+    metadata,
+    Column("app", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("timing", Text, nullable=False),  # JSON
+    Column("policy", Text, nullable=False),  # JSON
+    Column("task", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("template", LargeBinary, nullable=False),  # a message of the epoch, to be moved to the instant of its firing
+    Column("origin", Text, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),  # instants up to here have been dealt with
+    Column("next_at", BigInteger),  # when a beat is to look at it; NULL: never, or paused
+    Column("fired", BigInteger, nullable=False),
+    Column("last_at", BigInteger),
+    Column("last_message_id", Text),
+    Column("error", Text),
+    Column("version", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("taskq_schedules_next", "app", "next_at"),
+)
+
+firings = Table(
+    "taskq_firings",
+    metadata,
+    Column("app", Text, primary_key=True),
+    Column("schedule_id", Text, primary_key=True),
+    Column("instant", BigInteger, primary_key=True, autoincrement=False),
+    Column("member", Text, primary_key=True),  # "" for the one message of a task; a run by hand has its message's id
+    Column("message_id", Text, nullable=False),
+    Column("fired_at", BigInteger, nullable=False),
+    Index("taskq_firings_fired", "fired_at"),
 )
 
 TABLES = tuple(metadata.sorted_tables)

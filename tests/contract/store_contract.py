@@ -21,6 +21,7 @@ from taskq.store import open_store
 from taskq.store.base import Claim, Retention, Settled, Store, WaitingRow
 from tests.contract.store_keeping import DeadLetterBox, Deduplication, Pruning, QueueBook, Starts
 from tests.contract.store_runs import Cancelling, Runs
+from tests.contract.store_schedules import ScheduleBook
 from tests.contract.store_support import StillClock, at, book, claim, end, make, parked, row, settle, status
 from tests.contract.store_waiting import WaitingRoom
 from tests.support import eventually
@@ -188,7 +189,9 @@ async def _granted(store: Store, rate: RateLimit) -> bool:
     return (await store.take_starts("q", 1, rate, 0)).granted == 1
 
 
-class StoreContract(Runs, Cancelling, WaitingRoom, DeadLetterBox, QueueBook, Starts, Deduplication, Pruning, Together):
+class StoreContract(
+    Runs, Cancelling, WaitingRoom, DeadLetterBox, QueueBook, ScheduleBook, Starts, Deduplication, Pruning, Together
+):
     pytestmark = pytest.mark.anyio
 
     @pytest.fixture

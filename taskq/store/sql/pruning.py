@@ -22,6 +22,8 @@ def kinds(keep: Retention) -> list[str]:
     for name in ("results", "dead_letters", "log"):
         if getattr(keep, name) is not None:
             found.append(name)
+    if keep.log is not None:
+        found.append("firings")
     return found
 
 
@@ -55,6 +57,8 @@ def _old(kind: str, keep: Retention, now: int) -> tuple[sa.Table, sa.ColumnEleme
             return tables.dead_letters, tables.dead_letters.c.died_at < before(keep.dead_letters)
         case "log":
             return tables.log, tables.log.c.at < before(keep.log)
+        case "firings":
+            return tables.firings, tables.firings.c.fired_at < before(keep.log)
         case "cancels":
             return cancels, cancels.c.asked_at < before(CANCEL_SECONDS)
         case "finished cancels":
