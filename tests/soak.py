@@ -28,9 +28,9 @@ import psycopg
 from tests.chaos.stream import BACK_WITHIN, QUEUES, Stream
 from tests.integration.harness import Station, WorkerProcess
 from tests.integration.outcomes import Outcomes
+from tests.proxy import Proxy
 from tests.servers import PostgresServer, RabbitNode
 from tests.services import make_node, make_postgres
-from tests.support import Proxy
 
 SAMPLE_EVERY = 5.0  # seconds between looks at memory and outcomes
 WARM_UP = 60.0  # seconds after which a worker's memory counts

@@ -17,7 +17,8 @@ from taskq.broker.rabbitmq.publisher import Refused
 from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed
 from tests.contract.broker_contract import BrokerContract
 from tests.contract.broker_lab import FIFO, OPEN, SLOT, Inbox, Lab, message, numbered, ready
-from tests.support import Proxy, eventually
+from tests.proxy import Proxy
+from tests.support import eventually
 
 
 def blocked(reason: bytes) -> bytes:

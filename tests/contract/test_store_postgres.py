@@ -18,7 +18,7 @@ from taskq.store.lines import Line, Tx, make_engine
 from taskq.store.url import parse
 from tests.contract.store_contract import StoreContract
 from tests.contract.store_support import claim, differences, end, make, settle, status
-from tests.support import Proxy
+from tests.proxy import Proxy
 
 
 @pytest.fixture
