@@ -214,7 +214,7 @@ class Stream:
                 if worker.running:
                     status = await worker.health()
                     said = f"{worker.answered}\n{worker.said()[-2000:]}"
-                assert status == 200, f"worker {worker.pid} answers {status} on /health: {said}"
+                    assert status == 200, f"worker {worker.pid} answers {status} on /health: {said}"
             return True
 
         left = BACK_WITHIN - (time.time() - self.mended_at)
