@@ -14,7 +14,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from taskq import BrokerUnavailable, Queue, TaskqError
@@ -30,6 +30,8 @@ POOL = Queue("pool", parallelism=3)
 QUEUES = (OPEN, FIFO, LANES, POOL)
 KEYS = ("a", "b", "c", "d", "e")
 BACK_WITHIN = 30.0  # seconds: what is promised of consumers after a fault
+# Of the workers: they notice dead connections and ill health within seconds.
+QUICK: dict[str, object] = {"heartbeat": 4, "health_limit": 5, "exit_after": "none"}
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Ledger:
     longest_stall   seconds without the end of any run, at most
     back            seconds from the mend until every queue ran again and every consumer stood
     unhealthy       /health answers that said 503
+    slowest         seconds that an enqueue took to return or raise, at most
     """
 
     fault: str
@@ -63,6 +66,7 @@ class Ledger:
     longest_stall: float = 0.0
     back: float = 0.0
     unhealthy: int = 0
+    slowest: float = 0.0
 
     def row(self) -> str:
         """As JSON, for the table at the end of the run."""
@@ -93,6 +97,14 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """A message that runs for so many seconds is to be the next; its id is told."""
+
+    seconds: float
+    sent: asyncio.Future[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One answer of a worker's /health; status 0: none within 2 s, or refused."""
 
@@ -116,20 +128,22 @@ class Stream:
         self.sent: dict[str, Sent] = {queue.name: Sent() for queue in QUEUES}
         self.statuses: dict[str, str] = {}  # of the confirmed messages that have an outcome
         self.answers: list[Answer] = []
+        self._wishes: dict[str, Wish] = {}  # by queue
         self._outcomes = outcomes
         self._pace = pace
         self._sending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
-    async def flowing(self, workers: int = 2, **settings: object) -> AsyncIterator[Stream]:
+    async def flowing(
+        self, workers: int = 2, *, each: Sequence[dict[str, object]] = ({},), **settings: object
+    ) -> AsyncIterator[Stream]:
         """Start so many workers on every queue and all senders; enter once every queue has run something.
 
-        Settings are the workers'; by default they notice dead connections and ill health within seconds.
+        Settings are the workers', beside QUICK; with `each` so many workers with each of these, too.
         """
         await self.station.ensure(*QUEUES)
-        quick = {"heartbeat": 4, "health_limit": 5, "exit_after": "none"} | settings
-        await self.station.start_ready(workers, [queue.name for queue in QUEUES], **quick)
+        await asyncio.gather(*(self.join(workers, **(settings | own)) for own in each))
         self._sending.set()
         self._tasks = [asyncio.create_task(self._send(queue)) for queue in QUEUES]
         self._tasks.append(asyncio.create_task(self._ask_health()))
@@ -139,6 +153,10 @@ class Stream:
         finally:
             self._sending.clear()
             await self.stopped()
+
+    async def join(self, workers: int = 1, **settings: object) -> None:
+        """Start so many workers on every queue, and return when they are ready."""
+        await self.station.start_ready(workers, [queue.name for queue in QUEUES], **(QUICK | settings))
 
     async def stopped(self) -> None:
         """End the senders and the asking for health."""
@@ -155,11 +173,15 @@ class Stream:
         sent = self.sent[queue.name]
         while self._sending.is_set():
             number, sent.next = sent.next, sent.next + 1
-            arguments: dict[str, object] = {"number": number, "seconds": 0.05 if queue is POOL else 0.005}
+            wish = self._wishes.pop(queue.name, None)
+            seconds = wish.seconds if wish is not None else 0.05 if queue is POOL else 0.005
+            arguments: dict[str, object] = {"number": number, "seconds": seconds}
             options: dict[str, object] = {"queue": queue}
             if queue is LANES:
                 options["key"] = arguments["key"] = KEYS[number % len(KEYS)]
-            if number % 7 == 3:
+            if wish is not None:
+                pass  # it runs well
+            elif number % 7 == 3:
                 arguments["fails"] = 1
             elif number % 31 == 30:
                 arguments["fails"] = 99  # for good
@@ -169,10 +191,20 @@ class Stream:
             try:
                 handle = await self.station.step.options(**options).enqueue_async(**arguments)
                 sent.confirmed[handle.id] = number
-            except BrokerUnavailable:
+                if wish is not None:
+                    wish.sent.set_result(handle.id)
+            except BrokerUnavailable as error:
                 sent.unconfirmed += 1
+                if wish is not None:
+                    wish.sent.set_exception(error)
             sent.slowest = max(sent.slowest, time.monotonic() - began)
             await asyncio.sleep(self._pace)
+
+    async def send_long(self, queue: Queue, seconds: float) -> str:
+        """Have the next message of a queue run for so long; its id, once it is confirmed."""
+        sent: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._wishes[queue.name] = Wish(seconds, sent)
+        return await sent
 
     async def _ask_health(self) -> None:
         while True:
@@ -258,12 +290,15 @@ class Stream:
         ends = sorted(event.at for event in self.station.log.read() if event.kind in ("end", "fail"))
         ledger.longest_stall = max(after - before for before, after in zip(ends, ends[1:], strict=False))
         ledger.unhealthy = sum(answer.status == 503 for answer in self.answers)
+        ledger.slowest = max(sent.slowest for sent in self.sent.values())
         print(ledger)
         assert ledger.confirmed > 0 and ledger.lost == 0, ledger
         assert ledger.recorded_twice == 0, ledger
         assert ledger.out_of_order == 0, ledger
         assert ledger.most_at_once <= 3, ledger
         assert ledger.back <= BACK_WITHIN, ledger
+        bound = self.station.app.settings.publish_timeout
+        assert ledger.slowest <= bound + 1, f"an enqueue is to return or raise within {bound:g} s: {ledger}"
         return ledger
 
     async def sweep(self) -> int:
@@ -310,6 +345,7 @@ class Stream:
     def told_of_illness(self, workers: list[WorkerProcess] | None = None) -> None:
         """Check that every one of these workers has answered 503 (or not at all) at some time, and 200 at the end."""
         for worker in workers if workers is not None else self.station.workers:
-            mine = [answer.status for answer in self.answers if answer.worker == worker.pid]
+            answers = sorted(self.answers, key=lambda answer: answer.at)
+            mine = [answer.status for answer in answers if answer.worker == worker.pid]
             assert 503 in mine, f"worker {worker.pid} never said on /health that it was ill: {Counter(mine)}"
             assert not worker.running or mine[-1] == 200, f"worker {worker.pid} still says {mine[-1]}"
