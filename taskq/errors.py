@@ -10,6 +10,7 @@ attributes. Errors of foreign libraries are translated where those libraries are
     ├── UnknownTask                        no such task in the app
     ├── InvalidQueue (ValueError)          a queue that cannot exist as it is described
     ├── InvalidSetting (ValueError)        a setting, option or URL that cannot be used
+    ├── InvalidSchedule (ValueError)       a cron, interval, zone or bound that cannot be
     ├── InvalidMessage                     bytes that are no message of ours
     ├── EnqueueInsideLoop (RuntimeError)   a sync call inside a running event loop
     ├── WouldDeadlock (RuntimeError)       a task waits for a message that waits for the task
@@ -81,6 +82,10 @@ class InvalidQueue(TaskqError, ValueError):
 
 class InvalidSetting(TaskqError, ValueError):
     """A setting, an option or a URL has a value that cannot be used."""
+
+
+class InvalidSchedule(TaskqError, ValueError):
+    """A schedule cannot be as it is described, or would never fire: a cron, an interval, a zone, a bound."""
 
 
 class InvalidMessage(TaskqError):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent / "taskq"
 
 GROUND = {
     "errors", "clock", "duration", "expression", "queue", "retry", "message", "outcome", "serialization", "settings",
-    "context", "group",
+    "context", "group", "timetable",
 }  # fmt: skip
 PORTS = {"broker.base", "store.base"}
 SHARED = GROUND | PORTS | {"dispatch", "dead_letter"}
