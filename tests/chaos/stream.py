@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from taskq import BrokerUnavailable, Queue, TaskqError
+from taskq.broker.base import DEAD, WAITING
+from taskq.dispatch import task_queue
 from taskq.store.base import DeadFilter
 from tests.integration.harness import Span, Station, WorkerProcess, most_at_once
 from tests.integration.outcomes import Outcomes
@@ -319,8 +321,32 @@ class Stream:
             assert not left, f"{left} confirmed messages have no outcome"
             return True
 
-        await self.station.log.until(check, within)
+        try:
+            await self.station.log.until(check, within)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await self._what_is_known()}") from None
         return self.statuses
+
+    async def _what_is_known(self) -> str:
+        """Of confirmed messages without an outcome: all that log, store and broker tell."""
+        store = await self.station.store()
+        lines = []
+        waiting = {row.message.id: row for row in (await store.waiting(limit=1000)).items}
+        for name, sent in self.sent.items():
+            for id, number in sent.confirmed.items():
+                if id in self.statuses:
+                    continue
+                lines.append(f"{name} {number} {id}: {await store.get(id)}")
+                lines += [f"    {event}" for event in self.station.log.read() if event.id == id]
+                lines += [f"    {entry}" for entry in await store.history(id)]
+                lines.append(f"    in the waiting room: {waiting.get(id)}")
+        broker = await self.station.app.client().broker()
+        for queue in (OPEN, FIFO, POOL):
+            lines.append(f"{queue.name}: {await broker.depth(task_queue(queue.name))}")
+        for named in (WAITING, DEAD):
+            lines.append(f"{named.kind}: {await broker.depth(named)}")
+        lines.append(f"rows: {await store.table_sizes()}")
+        return "\n".join(lines)
 
     def _out_of_order(self) -> int:
         """Starts on an ordered queue or lane that overlap the run before, or come before their turn."""
