@@ -192,7 +192,7 @@ class BrokerHealth:
     """Whether the broker is there, by what this process itself has seen.
 
     connected     bool: both connections stand
-    silence       float, seconds since the broker last answered anything on the consuming connection
+    silence       float, seconds for which the broker has owed an answer on the consuming connection; 0 if it owes none
     blocked       str: why the broker refuses publishes (a memory or disk alarm), "" if it does not
     unproven      tuple of the broker's queue names whose consumer should stand, and does not at present
     """

@@ -153,6 +153,12 @@ class Unit:
         self.release_waiting()
         self.changed.set()
 
+    def let_go_all(self) -> None:
+        """Stop ordered work and leave its channel: the broker may be about to give it to somebody else."""
+        for run in self.held:
+            run.abort_with(Abort.LOST)
+        self.step_back()
+
     def release_waiting(self) -> None:
         """Let go of heads that wait in place: their row knows when they may run."""
         for run in self.held:

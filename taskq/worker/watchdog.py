@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from taskq.settings import Settings
-from taskq.worker.run import Abort, Run
+from taskq.worker.run import Run
 from taskq.worker.worker import Worker
 
 logger = logging.getLogger("taskq.worker")
@@ -28,8 +28,11 @@ BEAT = 0.25  # seconds
 BLOCKED_AFTER = 1.0  # seconds without a beat before it is told of
 EXIT_UNHEALTHY = 70
 # The broker takes a silent consumer for dead after `heartbeat` seconds at the earliest: ordered and
-# limited work has ended before that.
-SILENCE_SHARE = 0.8
+# limited work has ended before that. It is asked for an answer each quarter of a heartbeat.
+BLOCKED_SHARE = 0.8
+SILENCE_SHARE = 0.5
+ROUND = 0.5  # seconds from one look to the next, at most
+ROUND_SHARE = 0.1  # of the heartbeat: with one of a second, half a second would be too late
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class Watchdog:
             self._loop.call_later(BEAT, self._beat)
 
     def _watch(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._over.wait(min(ROUND, self._settings.heartbeat * ROUND_SHARE)):
             now = self._clock.monotonic()
             lag = now - self._beaten - BEAT
             self._name_the_blocker(lag)
@@ -129,13 +132,14 @@ class Watchdog:
         return [run for run in self._worker.in_hand() if run.unit.ordered and run.stop is not None]
 
     def _end_ordered(self, lag: float) -> None:
-        limit = self._settings.heartbeat * SILENCE_SHARE
-        if lag > limit and self._ordered():
+        heartbeat = self._settings.heartbeat
+        if lag > heartbeat * BLOCKED_SHARE and self._ordered():
             logger.critical("the loop is blocked for %.1f s with ordered or limited work in hand: exiting", lag)
             self._exit(EXIT_UNHEALTHY)
-        if self._worker.started.is_set() and self._worker.broker.health().silence > limit:
-            for run in self._ordered():
-                self._loop.call_soon_threadsafe(run.abort_with, Abort.LOST)
+        if self._worker.started.is_set() and self._worker.broker.health().silence > heartbeat * SILENCE_SHARE:
+            # Not the runs alone: on a channel that stands they would begin again at once.
+            for unit in {run.unit for run in self._ordered()}:
+                self._loop.call_soon_threadsafe(unit.let_go_all)
 
     def _examine(self, now: float, lag: float) -> Health:
         worker, limit = self._worker, self._settings.health_limit

@@ -239,6 +239,28 @@ class TestRabbitMQ(BrokerContract):
         await inbox.holds(1)
         assert broker.health().silence < 1
 
+    async def test_an_idle_connection_is_proven(self, lab: Lab) -> None:
+        """Where nothing happens at all, and so nothing is said, the broker is not taken for silent."""
+        broker = await lab.broker(heartbeat=4.0)
+        end = asyncio.get_running_loop().time() + 6
+        while asyncio.get_running_loop().time() < end:
+            assert broker.health().silence < 2, "a worker stops ordered work at half the heartbeat"
+            await asyncio.sleep(0.05)
+
+    async def test_hearing_is_no_proof_of_being_heard(self, lab: Lab, proxy: Proxy) -> None:
+        """Where only the way to the broker is lost, what it still sends does not end the silence."""
+        broker, other = await lab.broker(url=self.through(proxy, lab.url), heartbeat=4.0), await lab.broker()
+        await broker.declare(OPEN)
+        inbox = Inbox()
+        await broker.subscribe(OPEN, inbox, prefetch=100)
+        proxy.silence(to_client=False)
+
+        async def heard() -> bool:
+            await other.publish(message(b"still here"))
+            return bool(inbox.bodies) and broker.health().silence > 2.5
+
+        await eventually(heard)
+
     async def test_busy_connection_is_alive(self, lab: Lab) -> None:
         """A connection that carries only deliveries and confirms for longer than its heartbeat allows is kept."""
         broker = await lab.broker(heartbeat=1.0)

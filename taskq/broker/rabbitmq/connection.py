@@ -28,7 +28,8 @@ from taskq.errors import AccessRefused, BrokerUnavailable, InvalidSetting
 log = logging.getLogger("taskq.broker")
 T = TypeVar("T")
 
-PROBE_INTERVAL = 5.0  # seconds without a frame after which the broker is asked to answer
+PROBE_INTERVAL = 5.0  # seconds, at most, from one question whether the broker answers to the next
+_PROBES = 4  # questions in the time of a heartbeat
 _FIRST_BACKOFF = 0.05  # seconds
 _MOST_BACKOFF = 5.0  # seconds
 _CLOSE_TIMEOUT = 2.0  # seconds that a goodbye may take
@@ -66,6 +67,7 @@ class Connection:
         self.splitter = splitter
         self.lost = splitter.lost
         self.frame_max = amqp.connection_tune.frame_max
+        self.asked: float | None = None  # when the broker was asked whether it answers, if it has not since
         self.facts = _facts(amqp)
         self._amqp = amqp
         self._writer = writer
@@ -206,6 +208,8 @@ class Connection:
 
     async def answers(self, within: float) -> bool:
         """Whether a channel of this connection gets an answer."""
+        if self.asked is None:
+            self.asked = self.splitter.now()
         try:
             if self._probe is None or self._probe.is_closed:
                 self._probe = await self.channel(within=within)
@@ -213,6 +217,7 @@ class Connection:
         except (BrokerUnavailable, aiormq.AMQPError) as error:
             log.debug("probing %s: %s", self.at, error)
             return False
+        self.asked = None
         return True
 
     async def close(self) -> None:
@@ -292,10 +297,12 @@ class Link:
         return connection
 
     def silence(self) -> float:
-        """Seconds since the broker answered."""
-        if self._connection is None:
-            return 0.0
-        return self._clock.monotonic() - self._connection.splitter.last_heard
+        """Seconds for which the broker has owed an answer, 0 if it owes none.
+
+        What it says by itself pays nothing: where only the way to it is lost, its messages still come.
+        """
+        asked = self._connection.asked if self._connection is not None else None
+        return 0.0 if asked is None else self._clock.monotonic() - asked
 
     async def _keep(self, connection: Connection) -> None:
         while True:
@@ -310,13 +317,12 @@ class Link:
             log.info("connected to the broker at %s again", connection.at)
 
     async def _until_lost(self, connection: Connection) -> None:
-        interval = min(PROBE_INTERVAL, self._heartbeat)
+        interval = min(PROBE_INTERVAL, self._heartbeat / _PROBES)
         splitter = connection.splitter
         while not connection.lost.done():
             await asyncio.wait({connection.lost}, timeout=interval)
-            quiet = self._clock.monotonic() - splitter.last_heard
             # While an alarm blocks publishing, the broker does not read from the connection at all.
-            if connection.lost.done() or quiet < interval or splitter.blocked:
+            if connection.lost.done() or splitter.blocked:
                 continue
             heard = splitter.last_heard
             answered = await connection.answers(self._heartbeat)

@@ -68,7 +68,7 @@ class Splitter(asyncio.StreamReader):
         self.blocked = ""
         self.on_blocked: Callable[[str], None] | None = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._now = now
+        self.now = now
         self._rest = b""
         self._raw = False
         self._fed_heartbeat = self.last_heard
@@ -105,7 +105,7 @@ class Splitter(asyncio.StreamReader):
         self._pass_on(passed, heard)
 
     def _pass_on(self, passed: list[bytes], heard: bool) -> None:
-        now = self._now()
+        now = self.now()
         if heard:
             self.last_heard = now
         if passed:
