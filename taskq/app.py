@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import inspect
 import random
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary, WeakMethod
 
 from taskq.broker import open_broker
@@ -24,7 +25,14 @@ from taskq.broker.base import Broker
 from taskq.client import Client
 from taskq.clock import Clock, SystemClock
 from taskq.context import current_or_none
-from taskq.errors import EnqueueFailed, EnqueueInsideLoop, InvalidSetting, PayloadTooLarge, UnknownTask
+from taskq.errors import (
+    EnqueueFailed,
+    EnqueueInsideLoop,
+    InvalidSchedule,
+    InvalidSetting,
+    PayloadTooLarge,
+    UnknownTask,
+)
 from taskq.handle import Ending, Handle, Mailbox
 from taskq.message import Message
 from taskq.outcome import Status
@@ -34,6 +42,10 @@ from taskq.settings import Settings, load_settings
 from taskq.store import check_store, open_store
 from taskq.store.base import CancelEffect, MessageRecord, Store
 from taskq.task import Definition, Pool, Prepared, Task, check_task_name, pool_of
+
+if TYPE_CHECKING:
+    from taskq.schedule import Schedule, ScheduleOptions
+    from taskq.schedules import Schedules
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,6 +74,7 @@ class TaskQ:
         self.rng = random.Random()
         self.tasks: dict[str, Task[..., Any]] = {}
         self.queues: dict[str, Queue] = {}
+        self.scheduled: dict[str, tuple[Schedule, Queue]] = {}
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
         self._portal: Portal | None = None
         self._home: asyncio.AbstractEventLoop | None = None
@@ -91,6 +104,9 @@ class TaskQ:
         soft_timeout: float | None = None,
         pool: Pool | None = None,
         result: bool = True,
+        cron: str | None = None,
+        every: float | None = None,
+        timezone: str | None = None,
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -104,6 +120,9 @@ class TaskQ:
         soft_timeout: float | None = None,
         pool: Pool | None = None,
         result: bool = True,
+        cron: str | None = None,
+        every: float | None = None,
+        timezone: str | None = None,
     ) -> Any:
         """Declare a function as a task, bare or with options.
 
@@ -117,6 +136,8 @@ class TaskQ:
             pool: "process" runs it in a process of its own; an `async def` runs on the loop otherwise, a
                 plain `def` on a thread.
             result: False records failures only, and nobody can wait for it.
+            cron, every, timezone: send it on a schedule of the task's name, without arguments; for more,
+                `app.schedule`.
         """
 
         def declare(function: Callable[..., Any]) -> Task[..., Any]:
@@ -135,9 +156,48 @@ class TaskQ:
                 raise InvalidSetting(f"another task is already named {definition.name!r}: give one of them name=…")
             task = Task(function, definition=definition, sender=self)
             self.tasks[definition.name] = task
+            if cron is not None or every is not None:
+                self.schedule(definition.name, task, cron=cron, every=every, timezone=timezone)
             return task
 
         return declare if function is None else declare(function)
+
+    def schedule(self, id: str, task: Task[..., Any] | str, **options: Unpack[ScheduleOptions]) -> Schedule:
+        """Declare that a task is sent on a schedule; a beat that starts brings the store up to it.
+
+        Args:
+            id: its name among the app's schedules.
+            task: the task, with `task.options(…)` if it is to have any; or its name.
+            options: one of `cron`, `every` and `at`, and more; see `ScheduleOptions`.
+
+        Raises:
+            InvalidSchedule: naming what cannot be: the cron's field, the zone, the interval, the id.
+            InvalidArguments, UnknownTask: what would be sent cannot be.
+        """
+        schedule, prepared = self.plan_schedule(id, task, **options)
+        known = self.scheduled.get(id)
+        if known is not None and known[0].to_row("") != schedule.to_row(""):
+            raise InvalidSchedule(f"schedule {id!r} is declared twice, differently")
+        self.scheduled[id] = (schedule, self.declare_queue(prepared.queue))
+        return schedule
+
+    def plan_schedule(
+        self, id: str, task: Task[..., Any] | str, **options: Unpack[ScheduleOptions]
+    ) -> tuple[Schedule, Prepared[Any]]:
+        """The schedule that `schedule` would declare, and its message as it would be sent now."""
+        from taskq.schedule import make_schedule, plan_of  # with croniter's cost only where there are schedules
+
+        task = self.get_task(task) if isinstance(task, str) else task
+        plan = plan_of(id, options)
+        prepared = task.message(*options.get("args", ()), **options.get("kwargs", {}))
+        return make_schedule(id, plan, prepared.message, options.get("overlap", "allow")), prepared
+
+    @functools.cached_property
+    def schedules(self) -> Schedules:
+        """Schedules at run time: list, make, change, pause, resume, run now, delete."""
+        from taskq.schedules import Schedules
+
+        return Schedules(self)
 
     def declare_queue(self, queue: Queue | str) -> Queue:
         """Make a queue known to this app, so that its workers serve it; a name alone is an open queue."""

@@ -104,7 +104,7 @@ def _serve(
     _introduce(app, script)
     beside = Prompt(app) if script is None else Script(script)
     thread = threading.Thread(target=beside.run, name="taskq-dev", daemon=True)
-    code = run_process(app, Plan(app_ref, queues, concurrency, grace), on_start=lambda _: thread.start())
+    code = run_process(app, Plan(app_ref, queues, concurrency, grace, beat=True), on_start=lambda _: thread.start())
     return code or beside.code
 
 

@@ -20,12 +20,14 @@ EXIT_INTERRUPTED = 130
 
 COMMANDS = {
     "worker": "taskq.cli.worker:worker",
+    "beat": "taskq.cli.worker:beat",
     "dev": "taskq.cli.dev:dev",
     "send": "taskq.cli.send:send",
     "status": "taskq.cli.status:status",
     "queues": "taskq.cli.queues:queues",
     "messages": "taskq.cli.messages:messages",
     "dlq": "taskq.cli.dlq:dlq",
+    "schedules": "taskq.cli.schedules:schedules",
     "doctor": "taskq.cli.doctor:doctor",
     "config": "taskq.cli.config:config",
 }

@@ -14,6 +14,7 @@ from taskq.cli.values import SECONDS
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), help="At most so many runs at once in a process.")
 @click.option("-p", "--processes", type=click.IntRange(min=1), help="Worker processes, restarted when they die.")
 @click.option("--grace", type=SECONDS, help="Time that running tasks get to finish at a stop.")
+@click.option("--beat", is_flag=True, help="Send what schedules say, too (as `taskq beat` does; any number may).")
 @click.option("--health", metavar="HOST:PORT", help="Answer /health and /ready there.")
 @click.option("--reload", is_flag=True, help="Start anew when a Python file below this folder changes.")
 @click.pass_context
@@ -24,6 +25,7 @@ def worker(
     concurrency: int | None,
     processes: int | None,
     grace: float | None,
+    beat: bool,
     health: str | None,
     reload: bool,
 ) -> None:
@@ -50,9 +52,31 @@ def worker(
         processes=processes,
         grace=grace,
         health=health,
+        beat=beat,
         reload=reload,
     )
     ctx.exit(code)
+
+
+@click.command()
+@click.argument("app")
+@click.option("--health", metavar="HOST:PORT", help="Answer /health and /ready there.")
+@click.pass_context
+def beat(ctx: click.Context, app: str, health: str | None) -> None:
+    """Send what the schedules of APP (module:app) say, until SIGTERM or Ctrl-C.
+
+    Any number of beats may run, on any machine: one leads, the next takes over when it stops or dies, and no tick
+    is sent twice. It runs no tasks.
+    """
+    refuse_connection(ctx)
+    from taskq.settings import load_settings
+    from taskq.worker.process import configure_logging
+    from taskq.worker.serve import serve
+
+    if health is not None:
+        load_settings(health=health)
+    configure_logging()
+    ctx.exit(serve(app, queues=[], processes=1, health=health, beat=True))
 
 
 def queue_names(given: str | None) -> list[str] | None:

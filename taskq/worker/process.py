@@ -33,6 +33,7 @@ class Plan:
     queues: list[str] | None = None
     concurrency: int | None = None
     grace: float | None = None
+    beat: bool = False
     report_fd: int | None = None
 
 
@@ -54,7 +55,14 @@ def run_process(app: TaskQ, plan: Plan, *, on_start: Callable[[Watchdog], None] 
 
 
 async def _run(app: TaskQ, plan: Plan, on_start: Callable[[Watchdog], None] | None) -> tuple[int, bool]:
-    worker = Worker(app, app_ref=plan.app_ref, queues=plan.queues, concurrency=plan.concurrency, grace=plan.grace)
+    worker = Worker(
+        app,
+        app_ref=plan.app_ref,
+        queues=plan.queues,
+        concurrency=plan.concurrency,
+        grace=plan.grace,
+        beat=plan.beat,
+    )
     report = _reporter(plan.report_fd, worker) if plan.report_fd is not None else None
     watchdog = Watchdog(worker, settings=app.settings, report=report)
     _listen_for_signals(worker)

@@ -25,6 +25,7 @@ def serve(
     processes: int | None = None,
     grace: float | None = None,
     health: str | None = None,
+    beat: bool = False,
     reload: bool = False,
 ) -> int:
     """Run workers until they are stopped; the exit code. None leaves it to the app's settings.
@@ -32,7 +33,7 @@ def serve(
     Raises:
         TaskqError: the app cannot be loaded, or a value cannot be used.
     """
-    plan = Plan(app_ref, queues, concurrency, grace)
+    plan = Plan(app_ref, queues, concurrency, grace, beat)
     if reload:
         # The supervisor outlives its children's code: it must not hold the app's modules itself.
         settings = _settings_of(app_ref)

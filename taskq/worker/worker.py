@@ -17,6 +17,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from taskq.app import TaskQ
+from taskq.beat import Beat
 from taskq.broker.base import Broker, Delivery, longest_hold
 from taskq.client import control
 from taskq.dispatch import Dispatcher, limits
@@ -56,6 +57,7 @@ class Worker:
         concurrency: how many messages run at once in this process, all kinds together.
         grace: seconds that running tasks get at a stop.
         keeper: whether it may lead the keeping of the waiting room and the dead letters.
+        beat: whether it stands for the seat of those who send what schedules say.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Worker:
         concurrency: int | None = None,
         grace: float | None = None,
         keeper: bool = True,
+        beat: bool = False,
     ) -> None:
         self.app = app
         self.settings = app.settings
@@ -79,6 +82,7 @@ class Worker:
         self.store: Store
         self.settler: Settler
         self.keeper: Keeper | None = None
+        self.beat: Beat | None = None
         self.peers = Peers()
         self.servers: dict[str, QueueServer] = {}
         self.attempts: Attempts
@@ -89,6 +93,7 @@ class Worker:
         self.stuck_threads = False  # the process must end hard
         self._only = queues
         self._keeps = keeper
+        self._beats = beat
         self._threads = Threads()
         self._processes = Processes(app_ref or "")
         self._executor = Executor(processes=self._processes, threads=self._threads, rng=app.rng)
@@ -177,6 +182,16 @@ class Worker:
                 broker=self.broker, store=self.store, dispatcher=dispatcher, clock=self.clock, settings=self.settings
             )
             self._group.start_soon(self.keeper.run)
+        if self._beats:
+            self.beat = Beat(
+                declared=list(self.app.scheduled.values()),
+                broker=self.broker,
+                store=self.store,
+                dispatcher=dispatcher,
+                clock=self.clock,
+                settings=self.settings,
+            )
+            self._group.start_soon(self.beat.run)
         self.neighbours.announce(join=True)
         for loop in (self._ticking, self._looking, self.neighbours.announcing):
             self._group.start_soon(loop)
@@ -189,7 +204,7 @@ class Worker:
 
     def check_timeouts(self) -> None:
         """Say, or refuse, what a broker without a timeout per queue would do to long tasks."""
-        if self.broker.facts.queue_ack_timeout:
+        if self.broker.facts.queue_ack_timeout or self._only == []:
             return
         limit = self.settings.broker_ack_timeout
         version = ".".join(map(str, self.broker.facts.version))
@@ -242,8 +257,9 @@ class Worker:
     async def _hand_over(self) -> None:
         await self.attempts.idle()
         await self.settler.drained()
-        if self.keeper is not None:
-            await self.keeper.stop()
+        for seated in (self.beat, self.keeper):
+            if seated is not None:
+                await seated.stop()
         # A thread that runs on keeps its channel until the process is gone: nobody may have its message before.
         stuck = {run.unit.server for run in self.attempts.runs.values() if run.abandoned} | self.attempts.abandoned
         self.stuck_threads = bool(stuck) or self._threads.running > 0

@@ -1,0 +1,5 @@
+"""Schedules at work; see `beat`."""
+
+from taskq.beat.beat import Beat
+
+__all__ = ["Beat"]

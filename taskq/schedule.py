@@ -1,0 +1,242 @@
+"""A schedule: a message that is sent again and again, and its stored form. `beat` performs what it says."""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import Any, TypedDict
+
+from taskq.errors import InvalidMessage, InvalidSchedule
+from taskq.message import CONTENT_TYPE, Message, decode, new_id
+from taskq.store.base import OutboxRow, ScheduleRecord, ScheduleRow, Tick
+from taskq.timetable import EPOCH, Cron, Every, Once, Plan, Timetable
+
+SCHEDULE_HEADER, INSTANT_HEADER = "taskq-schedule-id", "taskq-scheduled-for"
+_ID = re.compile(r"[A-Za-z0-9_.:<>-]{1,200}")
+
+
+class Overlap(enum.StrEnum):
+    """What is done when the message before has no outcome yet."""
+
+    ALLOW = "allow"  # send all the same
+    SKIP = "skip"  # leave this one out
+    QUEUE = "queue"  # send once it has one; those that come due meanwhile wait as one
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What is sent, and when.
+
+    id       str, 1 to 200 letters, digits, '_', '.', ':' or '-'
+    plan     Plan: its instants, and what is done about those that were missed
+    message  Message to send, as of the epoch: its own instants count from the tick
+    overlap  Overlap
+    """
+
+    id: str
+    plan: Plan
+    message: Message
+    overlap: Overlap = Overlap.ALLOW
+
+    def first_after(self, now: datetime) -> datetime | None:
+        """When a beat is to look first, after an instant; None: never."""
+        instant = self.plan.next_after(now)
+        return None if instant is None else self.plan.fires_at(self.id, instant)
+
+    def to_row(self, app: str) -> ScheduleRow:
+        """As the store keeps it."""
+        return ScheduleRow(
+            app=app,
+            id=self.id,
+            timing=json.dumps(_timing(self.plan.timetable), sort_keys=True),
+            policy=json.dumps(_policy(self), sort_keys=True),
+            task=self.message.task,
+            queue=self.message.queue,
+            template=self.message.encode(),
+        )
+
+    @classmethod
+    def of(cls, record: ScheduleRecord) -> Schedule:
+        """As the store kept it.
+
+        Raises:
+            InvalidSchedule: a newer taskq wrote it.
+        """
+        row = record.row
+        try:
+            policy = json.loads(row.policy)
+            overlap = Overlap(policy.pop("overlap", Overlap.ALLOW))
+            for name in ("starts_at", "ends_at"):
+                if name in policy:
+                    policy[name] = datetime.fromisoformat(policy[name])
+            plan = Plan(_timetable(json.loads(row.timing)), **policy)
+            return cls(row.id, plan, decode(row.template, CONTENT_TYPE), overlap)
+        except (TypeError, ValueError, KeyError, InvalidMessage) as error:
+            raise InvalidSchedule(f"schedule {row.id!r} cannot be read: {error}") from error
+
+
+_POLICIES = {field.name: field.default for field in fields(Plan) if field.name != "timetable"}
+
+
+def _policy(schedule: Schedule) -> dict[str, Any]:
+    """What is not as by default."""
+    given: dict[str, Any] = {name: getattr(schedule.plan, name) for name in _POLICIES}
+    given = {name: value for name, value in given.items() if value != _POLICIES[name]}
+    if schedule.overlap is not Overlap.ALLOW:
+        given["overlap"] = schedule.overlap
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in given.items()}
+
+
+def describe(timetable: Timetable) -> str:
+    """For people: the cron with its zone, `every 30 s`, or the single instant."""
+    match timetable:
+        case Every():
+            return f"every {timetable.seconds:g} s"
+        case Once():
+            return f"once, at {timetable.at.isoformat()}"
+    return str(timetable)
+
+
+def _timing(timetable: Timetable) -> dict[str, Any]:
+    match timetable:
+        case Cron():
+            return {"cron": timetable.text, "zone": timetable.zone}
+        case Every():
+            return {"every": timetable.seconds, "start": timetable.start.isoformat()}
+        case Once():
+            return {"at": timetable.at.isoformat()}
+    raise TypeError(f"no timetable of ours: {timetable!r}")
+
+
+def _timetable(timing: Mapping[str, Any]) -> Timetable:
+    match timing:
+        case {"cron": text, "zone": zone}:
+            return Cron(text, zone)
+        case {"every": seconds, "start": start}:
+            return Every(seconds, datetime.fromisoformat(start))
+        case {"at": at}:
+            return Once(datetime.fromisoformat(at))
+    raise ValueError(f"no timing of ours: {timing!r}")
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """What can be said of a schedule: one of cron, every and at, and more.
+
+    cron        str: minute, hour, day, month, weekday, or six fields with the second leading; `@daily` and kin
+    every       float, seconds between two ticks, counted from the epoch
+    at          aware datetime: once, then
+    timezone    str, IANA name: what cron's times are of; UTC by default. `CRON_TZ=Zone ` before the cron says the same
+    args, kwargs  the task's arguments, checked when the schedule is made
+    catch_up    "last" (default), "skip" or "all": what is sent for ticks that no beat was there for
+    overlap     "allow" (default), "skip" or "queue": what is done when the message before has no outcome yet
+    jitter      float, seconds: each tick is put off by its own share of them
+    starts_at, ends_at  aware datetimes: no ticks before, or after
+    max_runs    int: how many messages it sends in all
+    """
+
+    cron: str | None
+    every: float | None
+    at: datetime | None
+    timezone: str | None
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    catch_up: str
+    overlap: str
+    jitter: float
+    starts_at: datetime | None
+    ends_at: datetime | None
+    max_runs: int | None
+
+
+def plan_of(id: str, options: ScheduleOptions) -> Plan:
+    """The plan that the options ask for.
+
+    Raises:
+        InvalidSchedule: naming the value and what is allowed.
+    """
+    unknown = options.keys() - ScheduleOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(ScheduleOptions.__annotations__)
+        raise InvalidSchedule(f"schedule {id}: unknown option {min(unknown)!r}; there are: {known}")
+    cron, every, at = options.get("cron"), options.get("every"), options.get("at")
+    zone = options.get("timezone")
+    if [cron, every, at].count(None) != 2:
+        raise InvalidSchedule(f"schedule {id}: say one of cron=, every= and at=")
+    if zone is not None and cron is None:
+        raise InvalidSchedule(f"schedule {id}: timezone={zone!r} goes with cron; every and at are of no zone")
+    timetable: Timetable
+    if cron is not None:
+        timetable = Cron(cron, zone)
+    elif every is not None:
+        timetable = Every(every, EPOCH)
+    else:
+        assert at is not None
+        timetable = Once(at)
+    policies = {name: value for name, value in options.items() if name in _POLICIES}
+    return Plan(timetable, **policies)  # type: ignore[arg-type]
+
+
+def make_schedule(id: str, plan: Plan, message: Message, overlap: str) -> Schedule:
+    """A schedule of what a user said.
+
+    Args:
+        message: as it would be sent now; its own instants are kept as spans.
+
+    Raises:
+        InvalidSchedule: naming the value and what is allowed.
+    """
+    if not isinstance(id, str) or not _ID.fullmatch(id):
+        raise InvalidSchedule(f"schedule id {id!r} is not allowed: use 1 to 200 letters, digits, '_', '.', ':' or '-'")
+    if overlap not in list(Overlap):
+        raise InvalidSchedule(f"schedule {id}: overlap is one of {', '.join(Overlap)}; got {overlap!r}")
+    if message.dedup_id is not None:
+        raise InvalidSchedule(f"schedule {id}: dedup_id would stop all but one of its messages; use overlap='skip'")
+    return Schedule(id, plan, _as_of_the_epoch(message), Overlap(overlap))
+
+
+def _as_of_the_epoch(message: Message) -> Message:
+    return replace(_moved(message, EPOCH), id="template", reply_to=None)
+
+
+def _moved(message: Message, to: datetime) -> Message:
+    """The same message, sent at another instant."""
+    by = to - message.created_at
+    return replace(
+        message,
+        created_at=to,
+        not_before=None if message.not_before is None else message.not_before + by,
+        expires_at=None if message.expires_at is None else message.expires_at + by,
+    )
+
+
+def tick_of(
+    schedule: Schedule, instant: datetime, now: datetime, *, repair_at: datetime, by_hand: bool = False
+) -> Tick:
+    """The message of an instant, with what makes sure that it is published.
+
+    Args:
+        now: by the store's clock.
+        repair_at: when the keeper publishes it, should its sender not have done so.
+        by_hand: out of turn.
+    """
+    headers = {SCHEDULE_HEADER: schedule.id, INSTANT_HEADER: instant.isoformat()}
+    message = replace(
+        _moved(schedule.message, now),
+        id=new_id(now),
+        headers={**schedule.message.headers, **headers},
+        recorded=schedule.overlap is not Overlap.ALLOW,
+    )
+    row = OutboxRow(
+        id=f"{message.id}/fire/0",
+        target="queue" if message.not_before is None else "waiting",
+        queue=message.queue,
+        body=replace(message, repeated=True).encode(),
+        content_type=CONTENT_TYPE,
+        message_id=message.id,
+        due_at=repair_at,
+    )
+    return Tick(instant, message.id if by_hand else "", message, row)
