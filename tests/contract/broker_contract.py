@@ -205,6 +205,10 @@ class BrokerContract(MessagesContract):
         await eventually(lambda: inbox.losses == [Loss.DELETED])
         with pytest.raises(QueueMissing):
             await other.subscribe(SLOT, Inbox(), prefetch=1, redeclare=False)
+        await broker.declare(SLOT)  # as before, and yet it is made anew, with its token
+        again = Inbox()
+        await broker.subscribe(SLOT, again, prefetch=1, redeclare=False)
+        await again.holds(1)
 
     # -- other kinds of queues ----------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from taskq.errors import (
     BrokerUnavailable,
     PublishUnconfirmed,
     QueueMismatch,
+    QueueMissing,
     StoreMismatch,
     TaskqError,
 )
@@ -324,11 +325,17 @@ class RabbitMQBroker:
             clock=self._clock,
             rng=self._rng,
         )
-        await subscription.open()
+        try:
+            await subscription.open()
+        except QueueMissing:
+            self._declared.discard(queue)
+            raise
         self._subscriptions.append(subscription)
         return subscription
 
-    def _forget_subscription(self, subscription: RabbitMQSubscription) -> None:
+    def _forget_subscription(self, subscription: RabbitMQSubscription, deleted: bool) -> None:
+        if deleted:
+            self._declared.discard(subscription.queue)
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 

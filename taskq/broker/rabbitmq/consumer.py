@@ -261,7 +261,7 @@ class RabbitMQSubscription:
         prefetch: int,
         redeclare: Callable[[bool], Awaitable[None]] | None,
         exists: Callable[[], Awaitable[bool]],
-        ended: Callable[[RabbitMQSubscription], None],
+        ended: Callable[[RabbitMQSubscription, bool], None],
         answered: Callable[[bool], Awaitable[None]],
         link: Link,
         timeout: float,
@@ -275,7 +275,7 @@ class RabbitMQSubscription:
         self._prefetch = prefetch
         self._redeclare = redeclare  # declares the queue; True: although it was declared before
         self._exists = exists
-        self._ended = ended
+        self._ended = ended  # told whether the queue is gone
         self._answered = answered  # told whether the queue answered who wants to consume it, while the broker does
         self._link = link
         self._timeout = timeout
@@ -321,7 +321,7 @@ class RabbitMQSubscription:
 
     async def close(self) -> None:
         self._closed = True
-        self._ended(self)
+        self._ended(self, False)
         keeper, self._keeper = self._keeper, None
         if keeper is not None and keeper is not asyncio.current_task():
             keeper.cancel()
@@ -422,7 +422,7 @@ class RabbitMQSubscription:
         self._closed = True
         self._channel = None
         self._keeper = None
-        self._ended(self)
+        self._ended(self, True)
         self._tell(Loss.DELETED)
 
     def _tell(self, loss: Loss) -> None:
