@@ -79,6 +79,7 @@ def consumers(asked: Callable[[], str], station: Station) -> Callable[[], Awaita
     async def check() -> bool:
         workers = sum(worker.running for worker in station.workers)
         wanted = {f"q.{OPEN.name}": workers, f"q.{FIFO.name}": 1, f"q.{POOL.name}": 1, "slot.keeper.0": 1}
+        wanted |= {"waiting": 1, "dead": 1}
         wanted |= {f"lane.{LANES.name}.{i}": 1 for i in range(LANES.partitions or 0)}
         wanted |= {f"slot.{POOL.name}.{i}": 1 for i in range(POOL.parallelism or 0)}
         try:

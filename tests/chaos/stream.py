@@ -134,6 +134,7 @@ class Stream:
         self._outcomes = outcomes
         self._pace = pace
         self._sending = asyncio.Event()
+        self._paused = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
@@ -174,6 +175,9 @@ class Stream:
     async def _send(self, queue: Queue) -> None:
         sent = self.sent[queue.name]
         while self._sending.is_set():
+            if self._paused:
+                await asyncio.sleep(self._pace)
+                continue
             number, sent.next = sent.next, sent.next + 1
             wish = self._wishes.pop(queue.name, None)
             seconds = wish.seconds if wish is not None else 0.05 if queue is POOL else 0.005
@@ -201,6 +205,17 @@ class Stream:
                     wish.sent.set_exception(error)
             sent.slowest = max(sent.slowest, time.monotonic() - began)
             await asyncio.sleep(self._pace)
+
+    @contextlib.asynccontextmanager
+    async def quiet(self, within: float = 20.0) -> AsyncIterator[None]:
+        """Send nothing for a while; entered when all that was sent has its outcome, and the dead their letters."""
+        self._paused = True
+        await asyncio.sleep(2 * self._pace)  # who is sending now has its answer
+        await self._archived(await self._recorded(within))
+        try:
+            yield
+        finally:
+            self._paused = False
 
     async def send_long(self, queue: Queue, seconds: float) -> str:
         """Have the next message of a queue run for so long; its id, once it is confirmed."""
@@ -264,22 +279,8 @@ class Stream:
         await self.stopped()
         ledger = Ledger(self.fault, back=back)
         statuses = await self._recorded(within)
-        confirmed = set(statuses)
-        store = await self.station.store()
-        letters: set[str] = set()
-
-        async def archived() -> bool:
-            page = await store.dead(DeadFilter(), limit=500)
-            letters.update(letter.message_id for letter in page.items)
-            while page.cursor is not None:
-                page = await store.dead(DeadFilter(), cursor=page.cursor, limit=500)
-                letters.update(letter.message_id for letter in page.items)
-            missing = {id for id, status in statuses.items() if status == "FAILED"} - letters
-            assert not missing, f"{len(missing)} failed messages are not in the dead letters"
-            return True
-
-        await eventually(archived, 30)
-        ledger.confirmed = len(confirmed)
+        await self._archived(statuses)
+        ledger.confirmed = len(statuses)
         ledger.unconfirmed = sum(sent.unconfirmed for sent in self.sent.values())
         ledger.done = sum(status == "SUCCEEDED" for status in statuses.values())
         ledger.dead = sum(status == "FAILED" for status in statuses.values())
@@ -347,6 +348,23 @@ class Stream:
             lines.append(f"{named.kind}: {await broker.depth(named)}")
         lines.append(f"rows: {await store.table_sizes()}")
         return "\n".join(lines)
+
+    async def _archived(self, statuses: dict[str, str]) -> None:
+        """Wait until every failed message is in the dead letters."""
+        store = await self.station.store()
+        letters: set[str] = set()
+
+        async def check() -> bool:
+            page = await store.dead(DeadFilter(), limit=500)
+            letters.update(letter.message_id for letter in page.items)
+            while page.cursor is not None:
+                page = await store.dead(DeadFilter(), cursor=page.cursor, limit=500)
+                letters.update(letter.message_id for letter in page.items)
+            missing = {id for id, status in statuses.items() if status == "FAILED"} - letters
+            assert not missing, f"{len(missing)} failed messages are not in the dead letters"
+            return True
+
+        await eventually(check, 30)
 
     def _out_of_order(self) -> int:
         """Starts on an ordered queue or lane that overlap the run before, or come before their turn."""
