@@ -101,8 +101,7 @@ class Attempts:
             return None
         known = self.runs.get(message.id)
         if known is not None:
-            # It is here already: this copy shares its fate. After a lost connection it is the one that counts.
-            known.deliveries.append(delivery)
+            known.join(delivery, unit, message.hop)
             return None
         now = self.clock.monotonic()
         if not self.runs:
@@ -114,8 +113,21 @@ class Attempts:
 
     def forget(self, run: Run) -> None:
         """Its delivery has become invalid, or it has ended."""
-        if self.runs.get(run.message.id) is run:
-            del self.runs[run.message.id]
+        if self.runs.get(run.message.id) is not run:
+            return
+        del self.runs[run.message.id]
+        later, run.later = run.later, []
+        for delivery, unit in later:
+            if delivery.valid:
+                self._look_anew(delivery, unit, run.message.id)
+
+    def _look_anew(self, delivery: Delivery, unit: Unit, message_id: str) -> None:
+        """Have a delivery that is in hand begin again from its claim."""
+        unit.on_delivery(delivery)
+        again = self.runs.get(message_id)
+        if again is not None:
+            again.claim = True
+        unit.changed.set()
 
     def start(self, run: Run) -> None:
         """Begin the run, whose place is taken."""
@@ -319,6 +331,8 @@ class Attempts:
         def settled(result: Settled) -> None:
             if run.abandoned and run.unit.ordered:
                 self.abandoned.add(run.unit.server)  # its thread runs on: nobody may have the next one yet
+            elif result is Settled.FENCED:
+                run.acknowledge_own()
             else:
                 run.acknowledge()
             self._let_go(run)
@@ -334,9 +348,13 @@ class Attempts:
         """Record that it waits here. False: a newer run, or an outcome, stands; acknowledged."""
         recorded: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
         self._settler.settle(run, outcome, recorded.set_result)
-        if await recorded is Settled.APPLIED:
-            return True
-        run.acknowledge()
+        match await recorded:
+            case Settled.APPLIED:
+                return True
+            case Settled.FENCED:
+                run.acknowledge_own()
+            case Settled.REFUSED:
+                run.acknowledge()
         return False
 
     async def _hold(self, run: Run, seconds: float) -> bool:
@@ -371,10 +389,7 @@ class Attempts:
         """Unacknowledged: it goes back when its channel closes, or starts anew if the broker has brought it again."""
         self._let_go(run)
         if run.unit.ordered and run.unit.wanted and run.delivery.valid:
-            run.unit.on_delivery(run.delivery)
-            again = self.runs.get(run.message.id)
-            if again is not None:
-                again.claim = True
+            self._look_anew(run.delivery, run.unit, run.message.id)
 
     def _let_go(self, run: Run) -> None:
         self.forget(run)

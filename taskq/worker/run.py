@@ -6,7 +6,7 @@ import asyncio
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ class Run:
     """One message, from its delivery to its acknowledgement.
 
     deliveries   every delivery of it that this process holds; the last is the one that counts
+    copies       (delivery, unit) of those after the first: they came while it was here
+    later        (delivery, unit) that do not share its fate: each has its own turn once this one is gone
     claim        bool: it may have run before, and is claimed before it runs
     epoch        int, 0 until it is claimed
     attempt      int, the attempt that is due
@@ -68,6 +70,8 @@ class Run:
     wake: asyncio.Event | None = None
     progress: tuple[int, int] | None = None
     progress_at: float = 0.0
+    copies: list[tuple[Delivery, Unit]] = field(default_factory=list)
+    later: list[tuple[Delivery, Unit]] = field(default_factory=list)
 
     @property
     def delivery(self) -> Delivery:
@@ -90,10 +94,31 @@ class Run:
         if on_begin is not None:
             on_begin()
 
+    def join(self, delivery: Delivery, unit: Unit, hop: int) -> None:
+        """Another delivery of the message, of that hop, has come.
+
+        After a lost connection it is the same one again, and counts from now on. A copy of a later hop is what
+        another run has left behind: this one counts no more.
+        """
+        if hop > self.message.hop:
+            self.later.append((delivery, unit))
+            self.abort_with(Abort.LOST)
+        else:
+            self.deliveries.append(delivery)
+            self.copies.append((delivery, unit))
+
     def acknowledge(self) -> None:
         """Tell the broker to forget it."""
         for delivery in self.deliveries:
             delivery.acknowledge()
+
+    def acknowledge_own(self) -> None:
+        """Tell the broker to forget what this run began with: somebody else's claim stands above it.
+
+        What came since may be the delivery of that claim, whose owner died, and is looked at anew.
+        """
+        self.deliveries[0].acknowledge()
+        self.later += self.copies
 
 
 class Places:

@@ -318,7 +318,8 @@ class OpenUnit(Unit):
         while self.buffer:
             run = self.buffer.pop()
             self.host.forget(run)
-            run.delivery.give_back()
+            for delivery in run.deliveries:
+                delivery.give_back()
 
 
 class FifoUnit(Unit):

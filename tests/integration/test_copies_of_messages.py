@@ -1,0 +1,80 @@
+"""A message of which another copy comes while it runs: what a worker that dies, or is cut off, leaves to others."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from taskq import Queue, current
+from taskq.outcome import Failure, Status
+from taskq.store.base import Claim, Settlement
+from tests.integration.room import Room
+from tests.support import eventually
+
+
+async def test_a_run_whose_retry_comes_in_meanwhile_makes_way_for_it(room: Room) -> None:
+    """Another worker had the message, failed, and parked a retry: that one runs, it is not acknowledged unseen."""
+    began: list[int] = []
+    gate = asyncio.Event()
+
+    @room.app.task(name="slow", queue=Queue("open"))
+    async def slow() -> str:
+        began.append(current().attempt)
+        if current().attempt == 1:
+            await gate.wait()
+        return f"attempt {current().attempt}"
+
+    worker = await room.worker()
+    handle = await slow.enqueue_async()
+    await eventually(lambda: began == [1])
+    (run,) = worker.in_hand()
+    store, now = await room.store(), datetime.now(UTC)
+    (claimed,) = await store.claim([Claim(run.message, "another")])
+    failed = Settlement(
+        message=run.message,
+        worker="another",
+        epoch=claimed.epoch,
+        status=Status.WAITING,
+        attempt=1,
+        started_at=now,
+        ended_at=now,
+        failure=Failure("ValueError", "no"),
+        next_attempt=2,
+        parked=run.message.next_attempt(now),
+    )
+    await store.settle([failed])
+    await eventually(lambda: len(run.deliveries) > 1 or run.later or began == [1, 2])
+    gate.set()
+    assert await handle.get_result_async(10) == "attempt 2"
+    assert began == [1, 2]
+    assert await room.depth("open") == 0
+
+
+async def test_a_copy_that_comes_during_a_run_which_is_overtaken_runs_after_it(room: Room) -> None:
+    """Another worker claimed the message and died: what comes back is run again, though the older run ends first."""
+    began: list[int] = []
+    gate = asyncio.Event()
+
+    @room.app.task(name="slow", queue=Queue("open"))
+    async def slow() -> int:
+        began.append(len(began) + 1)
+        mine = began[-1]
+        if mine == 1:
+            await gate.wait()
+        return mine
+
+    worker = await room.worker()
+    handle = await slow.enqueue_async()
+    await eventually(lambda: began == [1])
+    (run,) = worker.in_hand()
+    store = await room.store()
+    await store.claim([Claim(run.message, "another")])
+    dispatcher = room.app.client().dispatcher
+    assert dispatcher is not None
+    await dispatcher.send(replace(run.message, repeated=True))  # as the broker brings it back
+    await eventually(lambda: len(run.deliveries) == 2)
+    gate.set()
+    assert await handle.get_result_async(10) == 2
+    assert (await room.has(handle, Status.SUCCEEDED)).epoch == 2
+    assert await room.depth("open") == 0
