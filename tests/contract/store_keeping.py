@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from taskq.errors import InvalidQueue
+from taskq.errors import InvalidQueue, StoreUnavailable
 from taskq.outcome import Failure, Status
 from taskq.queue import Queue, RateLimit
 from taskq.store.base import DeadFilter, Retention, Store
@@ -295,6 +295,16 @@ class Deduplication:
         await store.published([row(message).id])
         assert await store.deduplicate(message, window=None, replace=False, row=row(message)) == message.id
         assert await store.claim_outbox(10, 5) == []
+
+    async def test_claim_and_row_are_one(self, store: Store, spoil) -> None:
+        """A message whose outbox row cannot be stored does not hold its id: nobody would ever publish it."""
+        first, second = make(dedup_id="d"), make(dedup_id="d")
+        spoil("ALTER TABLE taskq_outbox RENAME TO taskq_elsewhere")
+        with pytest.raises(StoreUnavailable):
+            await store.deduplicate(first, window=None, replace=False, row=row(first))
+        spoil("ALTER TABLE taskq_elsewhere RENAME TO taskq_outbox")
+        assert await store.deduplicate(second, window=None, replace=False, row=row(second)) == second.id
+        assert [one.message_id for one in await store.claim_outbox(10, 5)] == [second.id]
 
     async def test_apart(self, store: Store) -> None:
         """The same id on another queue is another id."""
