@@ -116,6 +116,7 @@ class WorkerProcess:
         self.port = port
         self.output = output
         self.killed_at: float | None = None
+        self.breaks_down = False  # the test means it to end with a critical error
         self.answered = ""
 
     @property
@@ -278,7 +279,7 @@ class Station:
         for worker in self.workers:
             worker.process.wait(10)
         await self.app.close()
-        for worker in self.workers:
+        for worker in (worker for worker in self.workers if not worker.breaks_down):
             said = worker.said()
             assert "Traceback" not in said and "CRITICAL" not in said, said[-5000:]
 
