@@ -151,9 +151,11 @@ class WorkerProcess:
         try:
             async with asyncio.timeout(2):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-                answer = await reader.read()
-                writer.close()
+                try:
+                    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+                    answer = await reader.read()
+                finally:
+                    writer.close()
         except OSError:  # a timeout is one
             return 0
         self.answered = answer.rpartition(b"\r\n")[2].decode()
