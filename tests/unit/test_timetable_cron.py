@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -17,6 +18,8 @@ def walls(cron: Cron, year: int, month: int, day: int, count: int) -> list[str]:
     """The first firings from the beginning of a day in the cron's zone, as the wall there shows them."""
     zone = ZoneInfo(cron.zone or "")
     found = cron.between(datetime(year, month, day, tzinfo=zone) - timedelta(seconds=1), LATEST, count)
+    for earlier, later in pairwise(found):
+        assert cron.previous_before(later) == earlier
     return [instant.astimezone(zone).strftime("%d %H:%M%z") for instant in found]
 
 
@@ -42,6 +45,14 @@ def walls(cron: Cron, year: int, month: int, day: int, count: int) -> list[str]:
         ("0 0 * * FRI#5", ["01-30 00:00:00", "05-29 00:00:00", "07-31 00:00:00"]),
         ("0 0 * * L5", ["01-30 00:00:00", "02-27 00:00:00", "03-27 00:00:00"]),
         ("0 0 * * friL,Lmon", ["01-26 00:00:00", "01-30 00:00:00", "02-23 00:00:00"]),
+        # Where croniter differs; see docs/decisions/007-croniter.md.
+        ("5-5 * * * *", ["01-01 00:05:00", "01-01 01:05:00", "01-01 02:05:00"]),
+        ("0 0 * * 7-0", ["01-04 00:00:00", "01-11 00:00:00", "01-18 00:00:00"]),
+        ("0 0 15 * MON#1", ["01-05 00:00:00", "01-15 00:00:00", "02-02 00:00:00"]),
+        ("0 0 * * MON#1,FRI", ["01-02 00:00:00", "01-05 00:00:00", "01-09 00:00:00"]),
+        ("0 0 * * 1-5#2", ["01-08 00:00:00", "01-09 00:00:00", "01-12 00:00:00"]),
+        ("0 0 * * 6-2/2", ["01-03 00:00:00", "01-05 00:00:00", "01-10 00:00:00"]),
+        ("0 0 25-5/3 2,3 *", ["02-03 00:00:00", "02-25 00:00:00", "02-28 00:00:00"]),
         ("*/20 30 12 * * *", ["01-01 12:30:00", "01-01 12:30:20", "01-01 12:30:40"]),
         ("@hourly", ["01-01 01:00:00", "01-01 02:00:00", "01-01 03:00:00"]),
         ("@Daily", ["01-02 00:00:00", "01-03 00:00:00", "01-04 00:00:00"]),
@@ -63,6 +74,7 @@ def test_understood(text: str, first: list[str]) -> None:
         ("0 0 * * FRI", [2, 9, 16, 23, 30]),
         ("0 0 */100,1-7 * FRI", [2]),  # begins with a star: both
         ("0 0 1-7 * */5", [2, 4]),
+        ("0 0 */2 * FRI", [9, 23]),
         ("0 0 1-31 * FRI", list(range(2, 32))),  # does not begin with one
     ],
 )
