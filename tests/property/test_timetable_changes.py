@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from taskq.timetable import Cron
 from taskq.timetable.base import TICK
 from taskq.timetable.zone import zone_named
-from tests.property.crons import Case, cases
+from tests.property.crons import UNHURRIED, Case, cases
 from tests.property.slow_cron import FIRST, LAST, MINUTE, ZONES, Change, Meaning, changes, firings, walk_around, walls
 
 CHUNKS = 12  # so that workers share the zones
@@ -54,11 +54,24 @@ def backwards(cron: Cron, start: datetime, end: datetime) -> list[datetime]:
     return found[::-1]
 
 
+def known_changes(name: str) -> tuple[Change, ...]:
+    """The changes of a zone's offset that cron knows of."""
+    found, before = [], None
+    for stretch in zone_named(name).stretches_from(FIRST.replace(tzinfo=None)):
+        if before is not None and stretch.offset != before:
+            found.append(Change(stretch.start.replace(tzinfo=FIRST.tzinfo), before, stretch.offset))
+        before = stretch.offset
+        if stretch.end >= LAST.replace(tzinfo=None):
+            break
+    return tuple(found)
+
+
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_every_change_of_every_zone(chunk: int) -> None:
-    """Where a clock is put forward or back, a time of the day comes once, and a wildcard keeps to real time."""
+    """Each is known to the second; there a time of the day comes once, and a wildcard keeps to real time."""
     seen = 0
     for name in ZONES[chunk::CHUNKS]:
+        assert known_changes(name) == changes(name), name
         for number, change in enumerate(changes(name)):
             start, end = change.at - timedelta(hours=2), change.at + timedelta(hours=8)
             for which in (number % len(CASES), (number + 4) % len(CASES)):
@@ -78,20 +91,6 @@ def _first_with(change: Change, name: str) -> str:
     return _FIRST_WITH.setdefault(change, name)
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_changes_are_found(chunk: int) -> None:
-    """Each change of each zone's offset is known to the second, and nothing else is taken for one."""
-    for name in ZONES[chunk::CHUNKS]:
-        found, before = [], None
-        for stretch in zone_named(name).stretches_from(FIRST.replace(tzinfo=None)):
-            if before is not None and stretch.offset != before:
-                found.append(Change(stretch.start.replace(tzinfo=FIRST.tzinfo), before, stretch.offset))
-            before = stretch.offset
-            if stretch.end >= LAST.replace(tzinfo=None):
-                break
-        assert tuple(found) == changes(name), name
-
-
 zones = st.sampled_from(ZONES)
 instants = st.datetimes(datetime(2020, 1, 3), datetime(2035, 12, 28), timezones=st.just(FIRST.tzinfo))
 
@@ -106,14 +105,14 @@ def spans(draw: st.DrawFn) -> tuple[str, datetime, timedelta]:
     return name, instant, draw(st.integers(1, 30)) * 60 * MINUTE
 
 
-@settings(max_examples=150, deadline=None)
+@settings(UNHURRIED, max_examples=100)
 @given(case=cases(), span=spans())
 def test_any_cron_in_any_zone(case: Case, span: tuple[str, datetime, timedelta]) -> None:
     """Whatever the cron, the zone and the time, the firings are those of the second calculation."""
     check(case, *span)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(UNHURRIED, max_examples=100)
 @given(case=cases(every_day=True), span=spans())
 def test_any_time_of_the_day_in_any_zone(case: Case, span: tuple[str, datetime, timedelta]) -> None:
     """The same for crons that fire every day, so that many fire in the span."""
