@@ -136,6 +136,20 @@ class BrokerContract(MessagesContract):
         await other.publish(message(b"here"))
         await inbox.holds(1)
 
+    async def test_deleted_elsewhere_is_declared_by_its_publisher(self, lab: Lab) -> None:
+        """A publish that found no queue says so, and the declaration after it counts, though there was one before."""
+        broker, other = await lab.broker(), await lab.broker()
+        await broker.declare(FIFO)
+        await other.delete(FIFO)
+        with pytest.raises(QueueMissing):
+            await broker.publish(message(b"nowhere", BrokerQueue(Kind.TASK, FIFO.name)))
+        await broker.declare(FIFO)
+        await broker.publish(message(b"here", FIFO))
+        inbox = Inbox(acknowledge=True)
+        await other.subscribe(FIFO, inbox, prefetch=1)
+        await inbox.holds(1)
+        assert inbox.bodies == [b"here"]
+
     async def test_subscribe_to_missing(self, lab: Lab) -> None:
         """Subscribing to no queue fails without `redeclare`, and makes it with."""
         broker = await lab.broker()

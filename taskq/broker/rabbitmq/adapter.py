@@ -189,6 +189,11 @@ class RabbitMQBroker:
     def _forget_declared(self) -> None:
         self._declared.clear()
 
+    def _forget(self, queue: BrokerQueue) -> None:
+        """It is gone. Who publishes to it may not know how it was declared: its name counts."""
+        name = self.names.queue(queue)
+        self._declared = {declared for declared in self._declared if self.names.queue(declared) != name}
+
     async def unroute(self, queue: BrokerQueue) -> None:
         self._declared.discard(queue)
         name, (exchange, key) = self.names.queue(queue), self.names.route(queue)
@@ -274,10 +279,19 @@ class RabbitMQBroker:
     async def publish(self, outgoing: Outgoing) -> None:
         (error,) = await self._publisher.publish_many((outgoing,))
         if error is not None:
+            self._note_missing(outgoing, error)
             raise error
 
     async def publish_many(self, outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
-        return await self._publisher.publish_many(outgoing)
+        errors = await self._publisher.publish_many(outgoing)
+        for message, error in zip(outgoing, errors, strict=True):
+            if error is not None:
+                self._note_missing(message, error)
+        return errors
+
+    def _note_missing(self, outgoing: Outgoing, error: TaskqError) -> None:
+        if isinstance(error, QueueMissing):
+            self._forget(outgoing.to)
 
     def send(self, reply_queue: str, body: bytes) -> None:
         self._publisher.send("", reply_queue, body)
@@ -298,7 +312,7 @@ class RabbitMQBroker:
     ) -> RabbitMQSubscription:
         async def declare(again: bool) -> None:
             if again:
-                self._declared.discard(queue)
+                self._forget(queue)
             await self.declare(queue)
 
         async def exists() -> bool:
@@ -328,14 +342,14 @@ class RabbitMQBroker:
         try:
             await subscription.open()
         except QueueMissing:
-            self._declared.discard(queue)
+            self._forget(queue)
             raise
         self._subscriptions.append(subscription)
         return subscription
 
     def _forget_subscription(self, subscription: RabbitMQSubscription, deleted: bool) -> None:
         if deleted:
-            self._declared.discard(subscription.queue)
+            self._forget(subscription.queue)
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 
