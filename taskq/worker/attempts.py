@@ -20,7 +20,7 @@ from taskq.context import Context
 from taskq.errors import InvalidMessage, TaskqError
 from taskq.group import Group, insist
 from taskq.message import decode
-from taskq.outcome import Again, Cancelled, Dead, Done, Expired, Failure, GivenBack, Later, Missed, Outcome
+from taskq.outcome import Again, Cancelled, Dead, Done, Expired, Failure, GivenBack, Later, Missed, Outcome, Status
 from taskq.store.base import Claim, Claimed, Settled, Store
 from taskq.worker.executor import Executor
 from taskq.worker.queues import QueueServer
@@ -34,6 +34,8 @@ T = TypeVar("T")
 SHOW_AFTER = 1.0  # seconds: a run that takes longer gets its row
 UNKNOWN_TASK_DELAY = 1.0  # seconds, doubled by every worker that does not know the task
 UNKNOWN_TASK_DELAY_MOST = 60.0
+OVERDUE = 1.8  # of the longest hold: a run of that age may have been taken back from its worker for its age alone
+OVERDUE_LOOK = 1.0  # seconds between looks at such a run
 
 
 class Attempts:
@@ -43,6 +45,7 @@ class Attempts:
         worker: its id.
         spawn: runs a coroutine for as long as the worker lives; its errors end the worker.
         longest_hold: seconds for which a delivery may be kept without work.
+        lives: whether the worker of that id has been heard of lately.
         on_first: told when work comes after a while without any.
     """
 
@@ -56,6 +59,7 @@ class Attempts:
         places: Places,
         executor: Executor,
         longest_hold: Callable[[], float],
+        lives: Callable[[str], bool],
         spawn: Callable[..., None],
         on_first: Callable[[], None],
     ) -> None:
@@ -74,6 +78,7 @@ class Attempts:
         self._places = places
         self._executor = executor
         self._longest_hold = longest_hold
+        self._lives = lives
         self._spawn = spawn
         self._on_first = on_first
         self._jobs: set[asyncio.Task[None]] = set()
@@ -215,6 +220,8 @@ class Attempts:
 
     async def _claim(self, run: Run) -> Outcome | Gone | NotYet | None:
         """Take the right to run. None: run it."""
+        if await self._overdue_elsewhere(run):
+            return NotYet(OVERDUE_LOOK)
         found = await self._take_claim(run)
         if found is None and run.crashes >= self.settings.max_crashes - 1 > 0:
             # It waits without a claim: else whoever runs alone before it and kills the process counts against it.
@@ -223,6 +230,20 @@ class Attempts:
             await self._settler.drained()  # nor may one that has ended have its claim open still
             found = await self._take_claim(run)
         return found
+
+    async def _overdue_elsewhere(self, run: Run) -> bool:
+        """Whether another worker, which lives, runs it for so long that the broker took it back for that.
+
+        To claim it would void that run, and begin another that lasts as long.
+        """
+        age = OVERDUE * self._longest_hold()
+        if not run.delivery.redelivered or (self.clock.now() - run.message.created_at).total_seconds() < age:
+            return False
+        record = await self._insist(lambda: self._store.get(run.message.id))
+        if record is None or record.status is not Status.RUNNING or record.started_at is None:
+            return False
+        runs_for = (self.clock.now() - record.started_at).total_seconds()
+        return record.worker is not None and self._lives(record.worker) and runs_for > age
 
     async def _take_claim(self, run: Run) -> Outcome | Gone | NotYet | None:
         claimed = await self.claims.call(Claim(run.message, self._id))

@@ -56,6 +56,9 @@ class Peers:
     def __len__(self) -> int:
         return len(self._peers)
 
+    def __contains__(self, worker: str) -> bool:
+        return worker in self._peers
+
 
 def share(queues: Iterable[str], peers: Peers) -> int:
     """How many of these FIFO queues and lanes (a name for each) one worker should be active on at most."""

@@ -345,6 +345,14 @@ class FifoUnit(Unit):
             self.step_back()
         if self.subscription is not None and self.prefetch != self.most():
             self.step_back()
+        self._renew(now)
+
+    def _renew(self, now: float) -> None:
+        """Send the head round before the broker takes it back for its long run; it comes to us again, and runs on."""
+        if self.held and self.prefetch == 1 and now - self.heard > self.host.longest_hold:
+            self.heard = now
+            for run in self.held:
+                run.delivery.give_back()
 
     def abandon(self, run: Run, ended: asyncio.Event) -> None:
         super().abandon(run, ended)
@@ -421,6 +429,14 @@ class SlotUnit(Unit):
         if self._token_delivery is not None and now - self._renewed > self.host.longest_hold:
             self._renewed = now
             self._token_delivery.give_back()
+
+    def on_loss(self, loss: Loss) -> None:
+        """With the token in hand the limit is kept: what runs goes on, as on an open queue."""
+        if self._token_delivery is not None and self._token_delivery.valid:
+            self.drop_buffer()
+            self.changed.set()
+        else:
+            super().on_loss(loss)
 
     def on_token_loss(self, loss: Loss) -> None:
         self._token_delivery = None

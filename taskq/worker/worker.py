@@ -135,6 +135,7 @@ class Worker:
             places=self.places,
             executor=self._executor,
             longest_hold=lambda: self.longest_hold,
+            lives=self.peers.__contains__,
             spawn=self._spawn,
             on_first=self._first_work,
         )

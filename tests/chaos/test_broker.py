@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import aio_pika
 import pytest
@@ -14,7 +14,9 @@ from tests.chaos.stream import FIFO, LANES, OPEN, POOL, Ledger, Stream
 from tests.servers import RabbitNode
 
 PUBLISH_BOUND = 6.0  # seconds: publish_timeout, and one for a busy machine
-DRAINED = 20.0  # seconds for a backlog that two workers run in three
+DRAINED = 20.0  # seconds for a backlog that two workers run in four
+ACK_TIMEOUT = 4  # seconds
+LONG = 7.0  # seconds of a run that outlives it
 
 
 async def test_stop_app_and_start_app(
@@ -122,3 +124,40 @@ async def test_alarm(
         ledger = await fault.checked(back=back)
         assert ledger.unconfirmed > 0, ledger
         note(ledger)
+
+
+def have_patience(node: RabbitNode, timeout: float, every: float) -> None:
+    """Set after how many seconds the broker closes a channel that holds a delivery, if it was opened after this.
+
+    So it is before 3.12; newer ones go by the argument of each queue.
+    """
+    values = {"consumer_timeout": timeout, "channel_tick_interval": every}
+    node.ctl("eval", ", ".join(f"application:set_env(rabbit, {k}, {v * 1000:.0f})" for k, v in values.items()) + ".")
+
+
+@pytest.fixture
+def impatient(node: RabbitNode) -> Iterator[RabbitNode]:
+    have_patience(node, ACK_TIMEOUT, 0.5)
+    yield node
+    have_patience(node, 1800, 60)
+
+
+async def test_runs_that_outlive_the_acknowledgement_timeout(
+    impatient: RabbitNode,
+    stream: Callable[..., Stream],
+    note: Callable[[Ledger], None],
+    consumers: Callable[[], Awaitable[bool]],
+) -> None:
+    """On a queue of each kind a run outlives the broker's patience: it goes on, once, and so does everything else."""
+    fault = stream("broker: acknowledgement timeout")
+    async with fault.flowing(broker_ack_timeout=ACK_TIMEOUT):
+        long = await asyncio.gather(*(fault.send_long(queue, LONG) for queue in (OPEN, FIFO, LANES, POOL)))
+        log = fault.station.log
+        await log.until(lambda: set(long) <= log.done(), LONG + 10)
+        back = await fault.mended(consumers)
+        note(await fault.checked(back=back))
+    for message_id in long:
+        assert len(log.of("start", id=message_id)) == 1, log.of("start", id=message_id)
+    facts = (await fault.station.app.client().broker()).facts
+    taken_back = any("delivery acknowledgement on channel" in worker.said() for worker in fault.station.workers)
+    assert taken_back or facts.queue_ack_timeout, "the broker took nothing back: this test showed nothing"
