@@ -139,8 +139,9 @@ class Runs:
         message = make()
         rows = tuple(row(message, f"kind{number}", attempts=0) for number in range(3))
         await settle(store, end(message, outbox=rows))
-        await store.add_outbox(rows)
         assert await store.claim_outbox(10, 5) == list(rows)
+        await store.add_outbox(rows)
+        assert await store.claim_outbox(10, 5) == []
 
     async def test_settle_bad_rows(self, store: Store) -> None:
         """A settlement that cannot be stored is refused alone; the others of its group apply."""
