@@ -15,11 +15,7 @@ MINUTES ?= 20
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-settest-rabbitmq: $(STAMP) ## the broker's contract and chaos on another RabbitMQ: CH=a directory of debootstrap with it (docs/operations.md)
-	@test -n "$(CH)" || { echo "make test-rabbitmq CH=DIR; DIR by: debootstrap --variant=minbase --include=rabbitmq-server sid DIR" >&2; exit 2; }
-	$(PY) -m tests.another_rabbit "$(CH)" $(PY) -m pytest tests/contract/test_broker_rabbitmq.py tests/chaos -n 2 --dist loadscope $(ARGS)
-
-up: $(STAMP) ## the virtual environment, with taskq and everything that its development needs
+setup: $(STAMP) ## the virtual environment, with taskq and everything that its development needs
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("taskq needs Python 3.11 or later, make PYTHON=... names another") if sys.version_info < (3, 11) else None'
@@ -40,8 +36,9 @@ quick: $(STAMP) ## what needs no server: units, contracts on memory and SQLite, 
 chaos: $(STAMP) ## kills, cuts, restarts: a row for each fault, with what became of the messages
 	$(PY) -m pytest tests/chaos -n 3 --dist loadscope $(ARGS)
 
-soak: $(STAMP) ## mixed load under random faults for MINUTES (20), then the model for as long; prints a ledger
+soak: $(STAMP) ## mixed load under random faults for MINUTES (20), with a ledger; then the model, as many games a minute
 	$(PY) -m tests.soak $(MINUTES) $(ARGS)
+	TASKQ_TEST_EXAMPLES=$$(( $(MINUTES) * 60 )) $(PY) -m pytest tests/property/test_model.py --timeout 7200 -q
 
 breaks: $(STAMP) ## breaks the code on purpose, in each way of tests/chaos/breaks: fails if the tests do not notice
 	$(PY) -m tests.breaks $(ARGS)
@@ -64,7 +61,7 @@ bench: $(STAMP) ## the benchmarks, every peer beside us; a table and data in ben
 test-python: ## the quick tests on every Python from 3.11 on that is found here
 	$(PYTHON) -m tests.pythons
 
-test-rabbitmq: $(STAMP) ## the broker's contract and chaos on another RabbitMQ: CH=a directory of debootstrap with it (docs/operations.md)
+test-rabbitmq: $(STAMP) ## the broker's contract and chaos on another RabbitMQ, that of CH=DIR (docs/operations.md)
 	@test -n "$(CH)" || { echo "make test-rabbitmq CH=DIR; DIR by: debootstrap --variant=minbase --include=rabbitmq-server sid DIR" >&2; exit 2; }
 	$(PY) -m tests.another_rabbit "$(CH)" $(PY) -m pytest tests/contract/test_broker_rabbitmq.py tests/chaos -n 2 --dist loadscope $(ARGS)
 
