@@ -25,7 +25,8 @@ from pathlib import Path
 
 import psycopg
 
-from tests.chaos.stream import BACK_WITHIN, QUEUES, Stream
+from taskq.worker.watchdog import EXIT_UNHEALTHY
+from tests.chaos.stream import BACK_WITHIN, QUEUES, Ledger, Stream
 from tests.integration.harness import Station, WorkerProcess
 from tests.integration.outcomes import Outcomes
 from tests.proxy import Proxy
@@ -65,6 +66,7 @@ class Soak:
     settings: dict[str, object]
     did: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
+    ended: int = 0  # processes that ended themselves
     memory: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
 
     # -- faults: each returns when its cause is mended ----------------------------------------
@@ -83,12 +85,22 @@ class Soak:
     async def worker_suspended(self) -> None:
         victim = self.rng.choice(self.mortal)
         victim.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(self.rng.uniform(1, 3))  # less than the broker needs to give up on it
+        await asyncio.sleep(self.rng.uniform(1, 5))  # at times more than the broker needs to give up on it
         victim.process.send_signal(signal.SIGCONT)
 
     def _replace(self, victim: WorkerProcess) -> None:
-        self.mortal.remove(victim)
-        self.mortal.append(self.station.start(NAMES, **self.settings))
+        for crew in (self.mortal, self.stable):
+            if victim in crew:
+                crew[crew.index(victim)] = self.station.start(NAMES, **self.settings)
+
+    def _replace_the_ended(self) -> None:
+        """Whose loop stood still for too long has ended itself, as it should: a supervisor starts another."""
+        for worker in [*self.mortal, *self.stable]:
+            if not worker.running:
+                assert worker.process.returncode == EXIT_UNHEALTHY, worker.said()[-3000:]
+                worker.breaks_down = True
+                self.ended += 1
+                self._replace(worker)
 
     async def broker_killed(self) -> None:
         await asyncio.to_thread(self.node.kill)
@@ -150,6 +162,7 @@ class Soak:
                 name = fault.__name__.replace("_", " ")
                 print(f"{time.strftime('%X')} {name}", end="", flush=True)
                 await fault()
+                self._replace_the_ended()
                 back = await self.stream.mended()
                 self.did[name] += 1
                 self.slowest = max(self.slowest, back)
@@ -201,7 +214,13 @@ async def soak(minutes: float, seed: int) -> None:
     print(f"{minutes:g} minutes, seed {seed}", flush=True)
     async with prepared(seed) as run:
         await run.run(time.monotonic() + minutes * 60)
+        run._replace_the_ended()
         ledger = await run.stream.checked(back=run.slowest, within=120)
+        show(minutes, run, ledger)
+
+
+def show(minutes: float, run: Soak, ledger: Ledger) -> None:
+    """The ledger, as a table."""
     print("\n| | |\n|---|---|")
     rows: dict[str, object] = {
         "minutes": f"{minutes:g}",
@@ -215,10 +234,11 @@ async def soak(minutes: float, seed: int) -> None:
         "attempts that ran again": ledger.runs_again,
         "out of order": ledger.out_of_order,
         "most at once, of 3": ledger.most_at_once,
+        "processes that ended themselves": run.ended,
         "longest stall": f"{ledger.longest_stall:.1f} s",
         "slowest recovery": f"{run.slowest:.1f} s (promised: {BACK_WITHIN:g})",
     }
-    for number, samples in enumerate(run.memory.values(), 1):
+    for number, samples in enumerate([one for one in run.memory.values() if len(one) > 10], 1):
         first, last = samples[0][1], samples[-1][1]
         rows[f"memory of worker {number}"] = f"{first:.1f} to {last:.1f} MB, {slope(samples):+.1f} MB an hour"
     rows |= {f"fault: {name}": times for name, times in sorted(run.did.items())}
