@@ -178,7 +178,7 @@ class Soak:
             await asyncio.sleep(SAMPLE_EVERY)
             at = time.monotonic() - began
             if at > WARM_UP:
-                for worker in self.stable:
+                for worker in (worker for worker in self.stable if worker.running):
                     self.memory.setdefault(worker.pid, []).append((at, resident_mb(worker.pid)))
             with contextlib.suppress(Exception):  # the store may be what is broken just now; the end checks all
                 await self.stream.sweep()
