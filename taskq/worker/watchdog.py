@@ -176,6 +176,11 @@ class Watchdog:
             self._exit(EXIT_UNHEALTHY)
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        logger.debug("health: whoever asked has gone: %s", sys.exc_info()[1])
+
+
 class HealthServer:
     """Answers GET /health and /ready on threads of its own."""
 
@@ -200,7 +205,7 @@ class HealthServer:
             def log_message(self, format: str, *args: Any) -> None:
                 logger.debug("health: " + format, *args)
 
-        self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+        self._server = _QuietServer((host.strip("[]"), int(port)), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="taskq-health", daemon=True).start()
 
