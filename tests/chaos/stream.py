@@ -100,9 +100,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A message that runs for so many seconds is to be the next; its id is told."""
+    """The next message is to run for so many seconds, or for `again` if it must run once more; its id is told."""
 
     seconds: float
+    again: float | None
     sent: asyncio.Future[str]
 
 
@@ -180,8 +181,9 @@ class Stream:
                 continue
             number, sent.next = sent.next, sent.next + 1
             wish = self._wishes.pop(queue.name, None)
-            seconds = wish.seconds if wish is not None else 0.05 if queue is POOL else 0.005
-            arguments: dict[str, object] = {"number": number, "seconds": seconds}
+            arguments: dict[str, object] = {"number": number, "seconds": 0.05 if queue is POOL else 0.005}
+            if wish is not None:
+                arguments |= {"seconds": wish.seconds, "again": wish.again}
             options: dict[str, object] = {"queue": queue}
             if queue is LANES:
                 options["key"] = arguments["key"] = KEYS[number % len(KEYS)]
@@ -217,10 +219,13 @@ class Stream:
         finally:
             self._paused = False
 
-    async def send_long(self, queue: Queue, seconds: float) -> str:
-        """Have the next message of a queue run for so long; its id, once it is confirmed."""
+    async def send_long(self, queue: Queue, seconds: float, again: float | None = None) -> str:
+        """Have the next message of a queue run for so long, or for `again` if it must run once more.
+
+        Its id, once it is confirmed.
+        """
         sent: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._wishes[queue.name] = Wish(seconds, sent)
+        self._wishes[queue.name] = Wish(seconds, again, sent)
         return await sent
 
     async def _ask_health(self) -> None:
@@ -387,9 +392,11 @@ class Stream:
         return wrong
 
     def told_of_illness(self, workers: list[WorkerProcess] | None = None) -> None:
-        """Check that every one of these workers has answered 503 (or not at all) at some time, and 200 at the end."""
+        """Check that each of these workers has answered 503 on /health during the fault, and 200 after the mend."""
+        assert self.mended_at is not None
         for worker in workers if workers is not None else self.station.workers:
-            answers = sorted(self.answers, key=lambda answer: answer.at)
-            mine = [answer.status for answer in answers if answer.worker == worker.pid]
-            assert 503 in mine, f"worker {worker.pid} never said on /health that it was ill: {Counter(mine)}"
-            assert not worker.running or mine[-1] == 200, f"worker {worker.pid} still says {mine[-1]}"
+            mine = [answer for answer in self.answers if answer.worker == worker.pid]
+            seen = Counter(answer.status for answer in mine)
+            assert seen[503], f"worker {worker.pid} never said on /health that it was ill: {seen}"
+            well = any(answer.status == 200 and answer.at >= self.mended_at for answer in mine)
+            assert well or not worker.running, f"worker {worker.pid} never said that it was well again: {seen}"

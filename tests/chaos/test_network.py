@@ -18,8 +18,9 @@ from tests.servers import RabbitNode
 from tests.support import eventually
 
 NOTICED = 15.0  # seconds within which a broken line shows on /health: its limit of 5, the dog's round, a busy machine
-HEARTBEAT = 2  # seconds, of workers that are cut off: the broker gives their work away after one and a half of these
-LONG = 6.0  # seconds of a run that outlives that
+HEARTBEAT = 2  # seconds, of workers that are cut off: the broker gives their work away after one to three of these
+LONG = 12.0  # seconds of a run that outlives that
+AGAIN = 0.1  # seconds of the run after it
 
 
 @dataclass
@@ -196,9 +197,9 @@ async def test_one_of_two_workers_is_cut_off(
     """A worker that is cut off with ordered and limited work in hand stops it before the broker gives it away."""
     async with through(f"{request.node.callspec.id}, one of two", heartbeat=HEARTBEAT, health_limit=1) as stream:
         station = stream.station
-        head = await stream.send_long(FIFO, LONG)
-        for _ in range(POOL.parallelism or 0):
-            await stream.send_long(POOL, LONG)
+        head = await stream.send_long(FIFO, LONG, AGAIN)
+        for _ in range(2):  # of three slots
+            await stream.send_long(POOL, LONG / 2, AGAIN)
         begun = await station.log.until(lambda: station.log.of("start", id=head), NOTICED)
         victim = station.worker(begun[0].pid)
         line = network.first if victim is station.workers[0] else network.second

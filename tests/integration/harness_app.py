@@ -30,15 +30,27 @@ class Writer:
         line = [kind, time.time(), os.getpid(), run.id, run.queue, run.attempt, number, key]
         os.write(self._fd, json.dumps(line).encode() + b"\n")
 
+    def starts(self) -> int:
+        """How often the present message has begun, by all workers' lines."""
+        with open(os.environ[EVENTS_VARIABLE]) as lines:
+            return sum(line.startswith('["start"') and current().id in line for line in lines)
+
 
 events = Writer()
 
 
-async def step(number: int = 0, seconds: float = 0.0, fails: int = 0, key: str = "", dies: int = 0) -> int:
-    """Take some seconds; raise in the first `fails` attempts; with `dies`, kill the process by that signal."""
+async def step(
+    number: int = 0, seconds: float = 0.0, fails: int = 0, key: str = "", dies: int = 0, again: float | None = None
+) -> int:
+    """Take some seconds, or `again` seconds if this is not its first run; raise in the first `fails` attempts.
+
+    With `dies`, kill the process by that signal.
+    """
     events.write("start", number, key)
     if dies:
         os.kill(os.getpid(), signal.Signals(dies))
+    if again is not None and events.starts() > 1:
+        seconds = again
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:
