@@ -25,6 +25,7 @@ from pathlib import Path
 
 import psycopg
 
+from taskq.worker.process import EXIT_RECYCLE, EXIT_UNAVAILABLE
 from taskq.worker.watchdog import EXIT_UNHEALTHY
 from tests.chaos.stream import BACK_WITHIN, QUEUES, Ledger, Stream
 from tests.integration.harness import Station, WorkerProcess
@@ -35,6 +36,7 @@ from tests.services import make_node, make_postgres
 
 SAMPLE_EVERY = 5.0  # seconds between looks at memory and outcomes
 WARM_UP = 60.0  # seconds after which a worker's memory counts
+ENDED = (EXIT_UNHEALTHY, EXIT_UNAVAILABLE, EXIT_RECYCLE)  # exit codes with which a process asks for another
 NAMES = [queue.name for queue in QUEUES]
 
 
@@ -94,10 +96,11 @@ class Soak:
                 crew[crew.index(victim)] = self.station.start(NAMES, **self.settings)
 
     def _replace_the_ended(self) -> None:
-        """Whose loop stood still for too long has ended itself, as it should: a supervisor starts another."""
+        """Whose loop stood still for too long, or who found no broker at its start, has ended: a supervisor starts
+        another."""
         for worker in [*self.mortal, *self.stable]:
             if not worker.running:
-                assert worker.process.returncode == EXIT_UNHEALTHY, worker.said()[-3000:]
+                assert worker.process.returncode in ENDED, (worker.process.returncode, worker.said()[-3000:])
                 worker.breaks_down = True
                 self.ended += 1
                 self._replace(worker)
