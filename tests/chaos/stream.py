@@ -266,7 +266,8 @@ class Stream:
         async def healthy() -> bool:
             for worker in self.station.workers:
                 if worker.running:
-                    status = await worker.health()
+                    asked_at, status = time.time(), await worker.health()
+                    self.answers.append(Answer(asked_at, worker.pid, status))
                     said = f"{worker.answered}\n{worker.said()[-2000:]}"
                     assert status == 200, f"worker {worker.pid} answers {status} on /health: {said}"
             return True
