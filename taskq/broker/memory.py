@@ -303,8 +303,8 @@ class MemorySubscription:
 
     def lost(self) -> None:
         """The channel went: tell the owner, and stand in line again."""
-        if self._closed:
-            return
+        if self._closed or self.proven:
+            return  # told of one loss twice: it stands in line again already
         missing = self._broker.names.queue(self.queue) not in self._broker.server.queues
         if missing and not self._redeclare:
             self._end()
@@ -595,10 +595,10 @@ class MemoryBroker:
     def _restore_mailboxes(self) -> None:
         if not self._open:
             return
-        if self._listening is not None:
+        if self._listening is not None and not (self._listener and self._listener.alive):
             self._attach_listener()
             self._listening[1]()
-        if self._replying is not None:
+        if self._replying is not None and self._reply_name not in self.server.mailboxes:
             self._attach_replies()
             self._replying[1](self._reply_name)
 
