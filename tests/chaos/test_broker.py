@@ -106,7 +106,7 @@ async def test_alarm(
     async with fault.flowing():
         log, step = fault.station.log, fault.station.step.options(queue=OPEN)
         first = await asyncio.to_thread(step.enqueue)  # the app is connected for sync callers, too
-        backlog = await fault.station.send(OPEN, [{"seconds": 0.5, "fails": n % 4 == 0} for n in range(200)])
+        backlog = await fault.station.send(OPEN, [{"seconds": 0.5, "fails": n % 4 == 0} for n in range(400)])
         try:
             await asyncio.to_thread(node.ctl, *alarm)
             began = time.monotonic()
