@@ -177,6 +177,12 @@ class RabbitNode:
         return [process.pid for process in self._processes]
 
     @property
+    def alive(self) -> bool:
+        """Its process is there; it may be booting, or hang."""
+        server = str(self.programs / "rabbitmq-server")
+        return any(process.args == [server] and process.poll() is None for process in self._processes)
+
+    @property
     def running(self) -> bool:
         """It lets clients in."""
         return _speaks_amqp(self.port)
