@@ -244,6 +244,11 @@ class Station:
         (await self.app.client().broker()).broadcast(control({"changed": name}))
         return record
 
+    async def pause(self, name: str, paused: bool) -> None:
+        """Pause a queue, or end its pause, as an operator does; the word to all is lost while an alarm blocks it."""
+        assert await (await self.store()).set_queue(name, paused=paused) is not None
+        (await self.app.client().broker()).broadcast(control({"changed": name}))
+
     async def all_recorded(self, handles: Sequence[Handle[Any]], timeout: float = 30) -> Counter[str]:  # noqa: ASYNC109
         """Wait until every message has an outcome in the store; status -> messages."""
         store = await self.store()
