@@ -182,6 +182,8 @@ def _text(error: BaseException, place: StoreURL) -> str:
     text = " ".join(str(original).split())
     if "database is locked" in text:
         text = f"locked by another process for more than {BUSY_SECONDS:g} s"
+    elif "unable to open database file" in text:
+        text += ": check that the file and its folder may be written by this user, on a disk that is not read-only"
     return place.scrubbed(text)[:500] or type(original).__name__
 
 
