@@ -281,6 +281,8 @@ class Attempts:
             return Cancelled()
         if run.abort is not None:
             return Cancelled() if run.abort is Abort.CANCELLED else GivenBack()
+        if not run.delivery.valid:
+            return GivenBack()  # its channel went before it began: whoever gets it next runs it
         if message.expires_at is not None and message.expires_at <= self.clock.now():
             return Expired()
         run.task = self.app.tasks.get(message.task)
@@ -314,7 +316,7 @@ class Attempts:
         grant = await server.gate.take(server.record.name, rate, self._spawn)
         if grant is not None:
             run.on_begin = functools.partial(server.gate.begun, grant)
-            return self._verdict(run) if run.abort is not None else None
+            return self._verdict(run) if run.abort is not None or not run.delivery.valid else None
         await self._unclaim(run)
         run.job = None
         return Denied()
