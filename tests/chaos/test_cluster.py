@@ -22,6 +22,7 @@ from tests.support import eventually
 
 Note = Callable[[Ledger], None]
 Consumers = Callable[[], Awaitable[bool]]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

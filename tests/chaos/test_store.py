@@ -25,6 +25,7 @@ from tests.support import eventually
 
 Note = Callable[[Ledger], None]
 Consumers = Callable[[], Awaitable[bool]]
+pytestmark = pytest.mark.timeout(300)
 MB = 1 << 20
 
 
@@ -128,7 +129,6 @@ class TestPostgres(OnPostgres):
 
 
 class TestPostgresForLong(OnPostgres):
-    @pytest.mark.timeout(300)
     async def test_away_for_a_minute(
         self, server: PostgresServer, station: Station, stream: Callable[..., Stream], note: Note, consumers: Consumers
     ) -> None:
