@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -35,6 +36,42 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class FollowingClock:
+    """The time of another clock, carried on by this machine's monotonic one from the last look at it.
+
+    A step of this machine's own clock is not seen in it.
+
+    Args:
+        clock: this machine's.
+        read: asks the other one; None: there is no other, the time is this machine's.
+    """
+
+    def __init__(self, clock: Clock, read: Callable[[], Awaitable[datetime]] | None) -> None:
+        self._clock = clock
+        self._read = read
+        self._seen = clock.now()
+        self._at = clock.monotonic()
+
+    async def look(self) -> None:
+        """Ask it now; raises what `read` does, and goes on as before then."""
+        if self._read is None:
+            return
+        before = self._clock.monotonic()
+        seen = await self._read()
+        self._seen, self._at = seen, (before + self._clock.monotonic()) / 2
+
+    def now(self) -> datetime:
+        if self._read is None:
+            return self._clock.now()
+        return self._seen + timedelta(seconds=self._clock.monotonic() - self._at)
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
 
 
 def to_ms(instant: datetime) -> int:

@@ -22,7 +22,7 @@ PRUNE_EVERY = 60.0  # seconds
 
 
 class Keeper:
-    """One process's candidate for the seat."""
+    """One process's candidate for the seat. The clock tells the store's time."""
 
     def __init__(
         self, *, broker: Broker, store: Store, dispatcher: Dispatcher, clock: Clock, settings: Settings

@@ -31,7 +31,7 @@ KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
 
 
 class Release:
-    """See the module."""
+    """See the module. The clock tells the store's time."""
 
     def __init__(self, *, store: Store, dispatcher: Dispatcher, clock: Clock) -> None:
         self._store = store
@@ -39,7 +39,6 @@ class Release:
         self._clock = clock
         self._next_ms: float = 0
         self._sooner = asyncio.Event()
-        self._offset_ms = 0  # the store's clock less ours
         self._records: dict[str, tuple[float, QueueRecord | None]] = {}
         self._outbox_at = 0.0
 
@@ -51,7 +50,6 @@ class Release:
 
     async def run(self) -> None:
         """Until cancelled."""
-        self._offset_ms = to_ms(await self._store.now()) - to_ms(self._clock.now())
         while True:
             if not await self._round():
                 await self._sleep()
@@ -77,15 +75,12 @@ class Release:
             self._next_ms = min(self._next_ms, to_ms(due))
         while True:
             self._sooner.clear()
-            wait = (self._next_ms - self._now_ms()) / 1000
+            wait = (self._next_ms - to_ms(self._clock.now())) / 1000
             try:
                 async with asyncio.timeout(min(max(wait, 0.0), LOOK_EVERY)):
                     await self._sooner.wait()
             except TimeoutError:
                 return
-
-    def _now_ms(self) -> int:
-        return to_ms(self._clock.now()) + self._offset_ms
 
     async def _publish(self, rows: Sequence[WaitingRow]) -> None:
         copies: list[tuple[Message, QueueRecord | None]] = []

@@ -92,6 +92,10 @@ class SqlStore:
     def revision(self) -> str:
         return schema.REVISIONS[-1]
 
+    @property
+    def own_clock(self) -> bool:
+        return self._clock is None
+
     async def open(self) -> None:
         if self._id is not None and self._writers is not None:
             return

@@ -631,6 +631,11 @@ class Store(Messages, Cancels, Waiting, DeadLetters, Queues, Dedup, Schedules, P
         """The schema's revision that this code works with; the store is at it after `open`."""
         ...
 
+    @property
+    def own_clock(self) -> bool:
+        """Whether it has a clock of its own, which `now` tells, and does not go by this process's."""
+        ...
+
     async def open(self) -> None:
         """Connect and bring the schema up to date, under a lock.
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from taskq import dead_letter
 from taskq.app import TaskQ
 from taskq.broker.base import Delivery
+from taskq.clock import Clock
 from taskq.context import Context
 from taskq.errors import InvalidMessage, TaskqError
 from taskq.group import Group, insist
@@ -42,6 +43,7 @@ class Attempts:
     """The runs of one worker.
 
     Args:
+        clock: tells the store's time.
         worker: its id.
         spawn: runs a coroutine for as long as the worker lives; its errors end the worker.
         longest_hold: seconds for which a delivery may be kept without work.
@@ -53,6 +55,7 @@ class Attempts:
         self,
         *,
         app: TaskQ,
+        clock: Clock,
         worker: str,
         store: Store,
         settler: Settler,
@@ -65,13 +68,13 @@ class Attempts:
     ) -> None:
         self.app = app
         self.settings = app.settings
-        self.clock = app.clock
+        self.clock = clock
         self.runs: dict[str, Run] = {}
         self.cancels: set[str] = set()
         self.misses: dict[str, int] = {}  # of FIFO heads whose task is not known here
         self.done = 0  # attempts that ended here
         self.abandoned: set[QueueServer] = set()  # where a thread runs on after its run
-        self.claims: Group[Claim, Claimed] = Group(store.claim, clock=app.clock, what="claiming messages")
+        self.claims: Group[Claim, Claimed] = Group(store.claim, clock=clock, what="claiming messages")
         self._id = worker
         self._store = store
         self._settler = settler

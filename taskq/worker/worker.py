@@ -20,6 +20,7 @@ from taskq.app import TaskQ
 from taskq.beat import Beat
 from taskq.broker.base import Broker, Delivery, longest_hold
 from taskq.client import control
+from taskq.clock import Clock, FollowingClock
 from taskq.dispatch import Dispatcher, limits
 from taskq.errors import TaskqError
 from taskq.keeper import Keeper
@@ -42,6 +43,7 @@ TICK = 0.25  # seconds
 LOOK_BUSY = 0.75  # seconds between looks for cancels and changed queues, with work in hand: a pause counts within one
 LOOK_IDLE = 5.0  # and without
 CANCELS_MOST = 10_000  # remembered before the store is asked which still matter
+LOOK_AT_CLOCK = 10.0  # seconds between looks at the store's clock
 WEIGH_EVERY = 5.0  # seconds between looks at the process's memory
 SETTLE_GRACE = 5.0  # seconds to record and hand over once everything has stopped
 
@@ -73,7 +75,7 @@ class Worker:
     ) -> None:
         self.app = app
         self.settings = app.settings
-        self.clock = app.clock
+        self.clock: Clock = app.clock  # the store's time, once it is open
         self.id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         self.places = Places(concurrency or self.settings.concurrency)
         self.grace = self.settings.grace if grace is None else grace
@@ -117,6 +119,8 @@ class Worker:
         client = self.app.client()
         self.broker = await client.broker()
         self.store = await client.store()
+        self.clock = clock = FollowingClock(self.app.clock, self.store.now if self.store.own_clock else None)
+        await clock.look()
         self.longest_hold = longest_hold(self.broker.facts, self.settings.broker_ack_timeout)
         assert client.dispatcher is not None
         self.settler = Settler(
@@ -129,6 +133,7 @@ class Worker:
         )
         self.attempts = Attempts(
             app=self.app,
+            clock=clock,
             worker=self.id,
             store=self.store,
             settler=self.settler,
@@ -158,6 +163,7 @@ class Worker:
         self.app.adopt_loop(asyncio.get_running_loop())
         try:
             async with anyio.create_task_group() as self._group:
+                self._group.start_soon(self._following, clock)
                 await self._start(client.dispatcher)
                 self.started.set()
                 await self._stop.wait()
@@ -374,6 +380,12 @@ class Worker:
             server = self.servers.pop(name, None)
             if server is not None:
                 server.stop()
+
+    async def _following(self, clock: FollowingClock) -> None:
+        """Stay with the store's clock."""
+        while True:
+            await clock.sleep(LOOK_AT_CLOCK)
+            await self._try(clock.look())
 
     def _missed(self) -> None:
         self._mark = None
