@@ -156,7 +156,7 @@ class TaskQ:
                 raise InvalidSetting(f"another task is already named {definition.name!r}: give one of them name=…")
             task = Task(function, definition=definition, sender=self)
             self.tasks[definition.name] = task
-            if cron is not None or every is not None:
+            if cron is not None or every is not None or timezone is not None:
                 self.schedule(definition.name, task, cron=cron, every=every, timezone=timezone)
             return task
 
@@ -185,10 +185,15 @@ class TaskQ:
         self, id: str, task: Task[..., Any] | str, **options: Unpack[ScheduleOptions]
     ) -> tuple[Schedule, Prepared[Any]]:
         """The schedule that `schedule` would declare, and its message as it would be sent now."""
-        from taskq.schedule import make_schedule, plan_of  # with croniter's cost only where there are schedules
+        from taskq.schedule import ONE_MESSAGE_ONLY, make_schedule, plan_of  # read only where there are schedules
 
-        task = self.get_task(task) if isinstance(task, str) else task
         plan = plan_of(id, options)
+        task = self.get_task(task) if isinstance(task, str) else task
+        if not isinstance(task, Task):
+            raise InvalidSchedule(f"schedule {id}: a task or its name, got {task!r:.80}")
+        for name, why in ONE_MESSAGE_ONLY.items():
+            if name in task.chosen:
+                raise InvalidSchedule(f"schedule {id}: options({name}=…) {why}")
         prepared = task.message(*options.get("args", ()), **options.get("kwargs", {}))
         return make_schedule(id, plan, prepared.message, options.get("overlap", "allow")), prepared
 

@@ -12,11 +12,18 @@ from typing import Any, TypedDict
 
 from taskq.errors import InvalidMessage, InvalidSchedule
 from taskq.message import CONTENT_TYPE, Message, decode, new_id
-from taskq.store.base import OutboxRow, ScheduleRecord, ScheduleRow, Tick
+from taskq.store.base import OutboxRow, ScheduleRow, Tick
 from taskq.timetable import EPOCH, Cron, Every, Once, Plan, Timetable
 
 SCHEDULE_HEADER, INSTANT_HEADER = "taskq-schedule-id", "taskq-scheduled-for"
 _ID = re.compile(r"[A-Za-z0-9_.:<>-]{1,200}")
+
+# Options of a task that make no sense where it is sent again and again.
+ONE_MESSAGE_ONLY = {
+    "id": "is the id of one message: each tick has its own",
+    "not_before": "is one instant: use delay, which counts from the tick, or starts_at",
+    "dedup_id": "would stop all of its messages but one: use overlap='skip'",
+}
 
 
 class Overlap(enum.StrEnum):
@@ -42,9 +49,9 @@ class Schedule:
     message: Message
     overlap: Overlap = Overlap.ALLOW
 
-    def first_after(self, now: datetime) -> datetime | None:
-        """When a beat is to look first, after an instant; None: never."""
-        instant = self.plan.next_after(now)
+    def first_after(self, now: datetime, *, runs: int = 0) -> datetime | None:
+        """When a beat is to look first, after an instant and so many messages; None: never."""
+        instant = self.plan.next_after(now, runs=runs)
         return None if instant is None else self.plan.fires_at(self.id, instant)
 
     def to_row(self, app: str) -> ScheduleRow:
@@ -60,13 +67,12 @@ class Schedule:
         )
 
     @classmethod
-    def of(cls, record: ScheduleRecord) -> Schedule:
+    def of(cls, row: ScheduleRow) -> Schedule:
         """As the store kept it.
 
         Raises:
             InvalidSchedule: a newer taskq wrote it.
         """
-        row = record.row
         try:
             policy = json.loads(row.policy)
             overlap = Overlap(policy.pop("overlap", Overlap.ALLOW))
@@ -75,7 +81,7 @@ class Schedule:
                     policy[name] = datetime.fromisoformat(policy[name])
             plan = Plan(_timetable(json.loads(row.timing)), **policy)
             return cls(row.id, plan, decode(row.template, CONTENT_TYPE), overlap)
-        except (TypeError, ValueError, KeyError, InvalidMessage) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, InvalidMessage) as error:
             raise InvalidSchedule(f"schedule {row.id!r} cannot be read: {error}") from error
 
 
@@ -132,6 +138,7 @@ class ScheduleOptions(TypedDict, total=False):
     timezone    str, IANA name: what cron's times are of; UTC by default. `CRON_TZ=Zone ` before the cron says the same
     args, kwargs  the task's arguments, checked when the schedule is made
     catch_up    "last" (default), "skip" or "all": what is sent for ticks that no beat was there for
+    catch_up_limit  int, 1 to 10,000, 100 by default: of more ticks than that, the newest are sent
     overlap     "allow" (default), "skip" or "queue": what is done when the message before has no outcome yet
     jitter      float, seconds: each tick is put off by its own share of them
     starts_at, ends_at  aware datetimes: no ticks before, or after
@@ -145,6 +152,7 @@ class ScheduleOptions(TypedDict, total=False):
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     catch_up: str
+    catch_up_limit: int
     overlap: str
     jitter: float
     starts_at: datetime | None
@@ -156,18 +164,33 @@ def plan_of(id: str, options: ScheduleOptions) -> Plan:
     """The plan that the options ask for.
 
     Raises:
-        InvalidSchedule: naming the value and what is allowed.
+        InvalidSchedule: naming the schedule, the value and what is allowed.
     """
+    if not isinstance(id, str) or not _ID.fullmatch(id):
+        shown = repr(id) if len(repr(id)) <= 80 else repr(id)[:77] + "..."
+        raise InvalidSchedule(f"schedule id {shown} is not allowed: use 1 to 200 letters, digits, '_', '.', ':' or '-'")
+    try:
+        return _plan_of(options)
+    except InvalidSchedule as error:
+        raise InvalidSchedule(f"schedule {id}: {error}") from None
+
+
+def _plan_of(options: ScheduleOptions) -> Plan:
     unknown = options.keys() - ScheduleOptions.__annotations__.keys()
     if unknown:
         known = ", ".join(ScheduleOptions.__annotations__)
-        raise InvalidSchedule(f"schedule {id}: unknown option {min(unknown)!r}; there are: {known}")
+        raise InvalidSchedule(f"unknown option {min(unknown)!r}; there are: {known}")
+    args, kwargs = options.get("args", ()), options.get("kwargs", {})
+    if isinstance(args, str | bytes) or not isinstance(args, Sequence):
+        raise InvalidSchedule(f"args is a list of arguments, got {args!r:.80}")
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise InvalidSchedule(f"kwargs is a map from names to arguments, got {kwargs!r:.80}")
     cron, every, at = options.get("cron"), options.get("every"), options.get("at")
     zone = options.get("timezone")
     if [cron, every, at].count(None) != 2:
-        raise InvalidSchedule(f"schedule {id}: say one of cron=, every= and at=")
+        raise InvalidSchedule("say one of cron=, every= and at=")
     if zone is not None and cron is None:
-        raise InvalidSchedule(f"schedule {id}: timezone={zone!r} goes with cron; every and at are of no zone")
+        raise InvalidSchedule(f"timezone={zone!r} goes with cron; every and at are of no zone")
     timetable: Timetable
     if cron is not None:
         timetable = Cron(cron, zone)
@@ -189,12 +212,8 @@ def make_schedule(id: str, plan: Plan, message: Message, overlap: str) -> Schedu
     Raises:
         InvalidSchedule: naming the value and what is allowed.
     """
-    if not isinstance(id, str) or not _ID.fullmatch(id):
-        raise InvalidSchedule(f"schedule id {id!r} is not allowed: use 1 to 200 letters, digits, '_', '.', ':' or '-'")
     if overlap not in list(Overlap):
         raise InvalidSchedule(f"schedule {id}: overlap is one of {', '.join(Overlap)}; got {overlap!r}")
-    if message.dedup_id is not None:
-        raise InvalidSchedule(f"schedule {id}: dedup_id would stop all but one of its messages; use overlap='skip'")
     return Schedule(id, plan, _as_of_the_epoch(message), Overlap(overlap))
 
 

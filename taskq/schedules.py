@@ -33,7 +33,7 @@ class ScheduleInfo:
     when              str: the cron text, "every 30 s" or the one instant, with its zone
     origin            "code" or "operator" (made or changed at run time)
     paused            bool
-    next_at           datetime | None: its next tick; None: never, or paused
+    next_at           datetime | None: its next tick; None: never, paused, or it cannot go on
     fired             int: messages it has sent in its turn
     last_at           datetime | None: the instant of its latest tick
     last_message_id   str | None
@@ -88,7 +88,7 @@ class Schedules:
         store = await self._store()
         record = _found(id, await store.get_schedule(self._name, id))
         after = max(await store.now(), record.seen_at)
-        return Schedule.of(record).plan.upcoming(after, n, runs=record.fired)
+        return Schedule.of(record.row).plan.upcoming(after, n, runs=record.fired)
 
     def history(self, id: str, n: int = 100) -> Sequence[Firing]:
         """Its latest ticks, newest first, with what became of their messages."""
@@ -136,7 +136,7 @@ class Schedules:
         """`resume` for async code."""
         store = await self._store()
         record = _found(id, await store.get_schedule(self._name, id))
-        first = Schedule.of(record).first_after(await store.now())
+        first = Schedule.of(record.row).first_after(await store.now(), runs=record.fired)
         _found(id, await store.resume_schedule(self._name, id, next_at=first))
 
     def delete(self, id: str) -> bool:
@@ -162,7 +162,7 @@ class Schedules:
         record = _found(id, await store.get_schedule(self._name, id))
         now = await store.now()
         repair_at = now + timedelta(seconds=REPAIR_AFTER)
-        tick = tick_of(Schedule.of(record), now, now, repair_at=repair_at, by_hand=True)
+        tick = tick_of(Schedule.of(record.row), now, now, repair_at=repair_at, by_hand=True)
         if not await store.run_schedule(self._name, id, tick):
             raise InvalidSchedule(f"there is no schedule {id!r}")
         await client.broker()
@@ -184,7 +184,7 @@ class Schedules:
             message = known.get(record.last_message_id or "")
             error, schedule = record.error, None
             try:
-                schedule = Schedule.of(record)
+                schedule = Schedule.of(record.row)
             except TaskqError as unreadable:
                 error = error or str(unreadable)
             status = None if record.last_message_id is None else message.status if message else Status.UNKNOWN
@@ -199,7 +199,7 @@ class Schedules:
                     when=describe(schedule.plan.timetable) if schedule else record.row.timing,
                     origin=record.origin,
                     paused=record.paused,
-                    next_at=record.next_at,
+                    next_at=None if record.error else record.next_at,
                     fired=record.fired,
                     last_at=record.last_at,
                     last_message_id=record.last_message_id,

@@ -141,6 +141,11 @@ class Task(Generic[P, R]):
         """The name under which messages find it."""
         return self.definition.name
 
+    @property
+    def chosen(self) -> frozenset[str]:
+        """The names of the options that `options` has set."""
+        return frozenset(self._options)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         return self.function(*args, **kwargs)
 

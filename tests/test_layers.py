@@ -57,7 +57,7 @@ FOREIGN = {
     "alembic": {"store"},
     "click": {"cli"},
     "rich": {"cli"},
-    "anyio": {"worker", "keeper", "seat"},
+    "anyio": {"worker", "keeper", "seat", "beat"},
     "pydantic": {"settings", "task", "handle"},
     "pydantic_settings": {"settings"},
     "platformdirs": {"settings"},

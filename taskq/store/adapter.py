@@ -35,6 +35,7 @@ from taskq.store.base import (
     OutboxRow,
     Page,
     Permits,
+    Reconciled,
     Retention,
     ScheduleRecord,
     ScheduleRow,
@@ -293,9 +294,7 @@ class SqlStore:
     async def put_schedule(self, row: ScheduleRow, *, next_at: datetime | None, origin: str) -> ScheduleRecord:
         return await self._write(sql.schedules.put_schedule, row, next_at, origin)
 
-    async def reconcile_schedules(
-        self, app: str, rows: Sequence[tuple[ScheduleRow, datetime | None]]
-    ) -> list[ScheduleRecord]:
+    async def reconcile_schedules(self, app: str, rows: Sequence[tuple[ScheduleRow, datetime | None]]) -> Reconciled:
         return await self._write(sql.schedules.reconcile_schedules, app, rows)
 
     async def get_schedule(self, app: str, id: str) -> ScheduleRecord | None:

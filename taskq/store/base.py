@@ -343,6 +343,20 @@ class Advance:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What became of the schedules of an app's code.
+
+    kept   records as they are now, of those that were there
+    new    ids of those that were not
+    gone   ids of those that code declares no longer
+    """
+
+    kept: list[ScheduleRecord]
+    new: list[str]
+    gone: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Firing:
     """A tick that was sent, and what became of its message (None: nothing is known of it)."""
 
@@ -563,15 +577,14 @@ class Schedules(Protocol):
     """What is to be sent, and when; and the firings, each of which exists once."""
 
     async def put_schedule(self, row: ScheduleRow, *, next_at: datetime | None, origin: str) -> ScheduleRecord:
-        """Make the schedule, or change it. A change of its timing or policy makes it begin anew, now; one of the
-        message alone leaves its next instant as it is. Code does not change what an operator did."""
+        """Make the schedule, or change it. A change of its timing or policy makes it begin anew, now, as if it had
+        sent nothing, and so does any change of one that cannot go on; a change of the message alone leaves its next
+        instant as it is. Code does not change what an operator did."""
         ...
 
-    async def reconcile_schedules(
-        self, app: str, rows: Sequence[tuple[ScheduleRow, datetime | None]]
-    ) -> list[ScheduleRecord]:
+    async def reconcile_schedules(self, app: str, rows: Sequence[tuple[ScheduleRow, datetime | None]]) -> Reconciled:
         """Put all that an app's code declares (with their next instants), and delete those that code had declared
-        before and does no longer, in one transaction; the records as they are now."""
+        before and does no longer, in one transaction."""
         ...
 
     async def get_schedule(self, app: str, id: str) -> ScheduleRecord | None: ...

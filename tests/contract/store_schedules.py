@@ -51,8 +51,16 @@ class ScheduleBook:
         clock.move(10)
         other = await store.put_schedule(schedule(template=b"other"), next_at=at(200), origin="code")
         assert (other.row.template, other.next_at, other.seen_at, other.version) == (b"other", at(100), at(0), 2)
+        await store.fire([step(other, tick(at(10)), to=10)])
         times = await store.put_schedule(schedule(timing='{"every": 2}'), next_at=at(12), origin="code")
-        assert (times.next_at, times.seen_at, times.version) == (at(12), at(10), 3)
+        assert (times.next_at, times.seen_at, times.fired, times.version) == (at(12), at(10), 0, 4)
+
+    async def test_one_that_cannot_go_on_is_put_right_by_a_put(self, store: Store) -> None:
+        """Also by the same again: who puts it may be a newer version that understands it."""
+        record = await store.put_schedule(schedule(), next_at=at(1), origin="code")
+        await store.fire([step(record, to=1, next_at=None, error="cannot go on")])
+        again = (await store.reconcile_schedules("app", [(schedule(), at(2))])).kept[0]
+        assert (again.error, again.next_at) == (None, at(2))
 
     async def test_operators_stand_over_code(self, store: Store) -> None:
         """What was changed at run time is not changed back, nor deleted, when the code is read again."""
@@ -61,7 +69,10 @@ class ScheduleBook:
         await store.put_schedule(schedule("made"), next_at=at(5), origin="operator")
         await store.reconcile_schedules("other", [])
         found = await store.reconcile_schedules("app", [(schedule("kept"), at(1)), (schedule("new"), at(2))])
-        assert [(record.row.id, record.origin) for record in found] == [("kept", "operator"), ("new", "code")]
+        assert [(record.row.id, record.origin) for record in found.kept] == [("kept", "operator")]
+        assert (found.new, found.gone) == (["new"], ["gone"])
+        new = await store.get_schedule("app", "new")
+        assert new is not None and (new.row, new.next_at, new.origin) == (schedule("new"), at(2), "code")
         listed = (await store.list_schedules("app")).items
         assert [(record.row.id, record.row.timing) for record in listed] == [
             ("kept", '{"every": 9}'),

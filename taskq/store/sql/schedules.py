@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from taskq.store import tables
-from taskq.store.base import Advance, Firing, Page, ScheduleRecord, ScheduleRow, Tick
+from taskq.store.base import Advance, Firing, Page, Reconciled, ScheduleRecord, ScheduleRow, Tick
 from taskq.store.lines import Contended, Tx
 from taskq.store.rows import (
     clean,
@@ -22,11 +22,12 @@ from taskq.store.rows import (
     to_us,
 )
 from taskq.store.sql import messages, outbox
-from taskq.store.sql.bulk import IGNORE, insert_many, locked
+from taskq.store.sql.bulk import IGNORE, for_each, insert_many, locked
 
 T = tables.schedules
 F = tables.firings
-_COLUMNS = tuple(column.name for column in T.columns)
+_GIVEN = ("app", "id", "timing", "policy", "task", "queue", "template")
+_MADE = (*_GIVEN, "origin", "paused", "seen_at", "next_at", "fired", "version", "created_at", "updated_at")
 _FIRING = ("app", "schedule_id", "instant", "member", "message_id", "fired_at")
 # A step from the version that was read; a null keeps the last tick that stands.
 _STEP = {
@@ -59,23 +60,21 @@ _POSTGRES_ADVANCE = (
 def put_schedule(tx: Tx, row: ScheduleRow, next_at: datetime | None, origin: str) -> ScheduleRecord:
     held = _held(tx, row.app, row.id)
     if held is None:
-        return _make(tx, row, next_at, origin)
-    if origin == "code" and held.origin == "operator":
-        return held
-    same_times = (held.row.timing, held.row.policy) == (row.timing, row.policy)
-    if same_times and held.row == row and held.origin == origin:
-        return held
-    values: dict[str, Any] = {**_values(row), "origin": origin, "error": None}
-    if not same_times:
-        values |= {"seen_at": tx.now(), "next_at": None if held.paused else maybe_us(next_at)}
-    return _change(tx, held, values)
+        return _make(tx, [(row, next_at)], origin)[0]
+    return _put(tx, held, row, next_at, origin)
 
 
-def reconcile_schedules(tx: Tx, app: str, rows: Sequence[tuple[ScheduleRow, datetime | None]]) -> list[ScheduleRecord]:
-    kept = [clean(row.id) for row, _ in rows]
-    gone = sa.delete(T).where(T.c.app == clean(app), T.c.origin == "code", T.c.id.not_in(kept))
-    tx.connection.execute(gone)
-    return [put_schedule(tx, row, next_at, "code") for row, next_at in rows]
+def reconcile_schedules(tx: Tx, app: str, rows: Sequence[tuple[ScheduleRow, datetime | None]]) -> Reconciled:
+    every = locked(tx, sa.select(T).where(T.c.app == clean(app)).order_by(T.c.id))
+    held = {record.row.id: record for record in map(schedule_record, tx.connection.execute(every))}
+    declared = {clean(row.id) for row, _ in rows}
+    gone = [id for id, record in held.items() if record.origin == "code" and id not in declared]
+    for_each(tx, "DELETE", T, ("app", "id"), [(clean(app), id) for id in gone], "")
+    new = [(row, next_at) for row, next_at in rows if clean(row.id) not in held]
+    _make(tx, new, "code")
+    kept = [(held[clean(row.id)], row, next_at) for row, next_at in rows if clean(row.id) in held]
+    records = [_put(tx, record, row, next_at, "code") for record, row, next_at in kept]
+    return Reconciled(records, [row.id for row, _ in new], gone)
 
 
 def get_schedule(tx: Tx, app: str, id: str) -> ScheduleRecord | None:
@@ -128,12 +127,8 @@ def fire(tx: Tx, advances: Sequence[Advance]) -> list[list[Tick]]:
     moved = _advance(tx, advances)
     mine = [list(one.ticks) if (clean(one.app), clean(one.id)) in moved else [] for one in advances]
     added = [(one.app, one.id, tick) for one, ticks in zip(advances, mine, strict=True) for tick in ticks]
-    there = _sent(tx, added)
-    for (_, _, tick), sent in zip(added, there, strict=True):
-        if sent:
-            mine = [[one for one in ticks if one is not tick] for ticks in mine]
-    _add(tx, [one for one, sent in zip(added, there, strict=True) if not sent], tx.now())
-    return mine
+    stand = {tick.message.id for tick in _add(tx, added, tx.now())}
+    return [[tick for tick in ticks if tick.message.id in stand] for ticks in mine]
 
 
 def run_schedule(tx: Tx, app: str, id: str, tick: Tick) -> bool:
@@ -141,7 +136,7 @@ def run_schedule(tx: Tx, app: str, id: str, tick: Tick) -> bool:
     if held is None:
         return False
     _add(tx, [(app, id, tick)], tx.now())
-    _change(tx, held, {"last_message_id": clean(tick.message.id), "error": None})
+    _change(tx, held, {"last_message_id": clean(tick.message.id)})
     return True
 
 
@@ -187,29 +182,27 @@ def _last(ticks: Sequence[Tick]) -> tuple[int | None, str | None]:
     return (to_us(ticks[-1].instant), clean(ticks[-1].message.id)) if ticks else (None, None)
 
 
-def _sent(tx: Tx, ticks: Sequence[tuple[str, str, Tick]]) -> list[bool]:
-    """Whether each was sent: by a schedule of the same name before it was deleted, on a clock that went back since."""
-    if not ticks:
-        return []
-    first = min(to_us(tick.instant) for _, _, tick in ticks)
-    later = sa.select(F.c.app, F.c.schedule_id, F.c.instant, F.c.member).where(
-        F.c.app.in_({clean(app) for app, _, _ in ticks}),
-        F.c.schedule_id.in_({clean(id) for _, id, _ in ticks}),
-        F.c.instant >= first,
-    )
-    known = {tuple(row) for row in tx.connection.execute(later)}
-    return [(clean(app), clean(id), to_us(tick.instant), clean(tick.member)) in known for app, id, tick in ticks]
-
-
-def _add(tx: Tx, ticks: Sequence[tuple[str, str, Tick]], now: int) -> None:
+def _add(tx: Tx, ticks: Sequence[tuple[str, str, Tick]], now: int) -> list[Tick]:
+    """Add them, with all that belongs to them; those that were not there already."""
     rows = [
         (clean(app), clean(id), to_us(tick.instant), clean(tick.member), clean(tick.message.id), now)
         for app, id, tick in ticks
     ]
+    added = [tick for _, _, tick in ticks]
     if insert_many(tx, F, _FIRING, rows, IGNORE) != len(rows):
-        raise Contended  # somebody else's stands: look again
-    messages.record(tx, [tick.message for _, _, tick in ticks if tick.message.recorded])
-    outbox.add(tx, [tick.outbox for _, _, tick in ticks])
+        # Sent by a schedule of the same name, before it was deleted, or on a clock that went back since.
+        added = [tick for tick, row in zip(added, rows, strict=True) if _message_of(tx, row[:4]) == row[4]]
+    messages.record(tx, [tick.message for tick in added if tick.message.recorded])
+    outbox.add(tx, [tick.outbox for tick in added])
+    return added
+
+
+def _message_of(tx: Tx, key: tuple[str, str, int, str]) -> str | None:
+    """The message of a firing."""
+    app, id, instant, member = key
+    where = (F.c.app == app, F.c.schedule_id == id, F.c.instant == instant, F.c.member == member)
+    found: str | None = tx.connection.execute(sa.select(F.c.message_id).where(*where)).scalar()
+    return found
 
 
 def _held(tx: Tx, app: str, id: str) -> ScheduleRecord | None:
@@ -219,37 +212,36 @@ def _held(tx: Tx, app: str, id: str) -> ScheduleRecord | None:
     return None if row is None else schedule_record(row)
 
 
-def _values(row: ScheduleRow) -> dict[str, Any]:
-    return {
-        "timing": row.timing,
-        "policy": row.policy,
-        "task": clean(row.task),
-        "queue": clean(row.queue),
-        "template": row.template,
-    }
+def _texts(row: ScheduleRow) -> dict[str, str]:
+    return {"timing": row.timing, "policy": row.policy, "task": clean(row.task), "queue": clean(row.queue)}
 
 
-def _make(tx: Tx, row: ScheduleRow, next_at: datetime | None, origin: str) -> ScheduleRecord:
-    now = tx.now()
-    values: dict[str, Any] = {
-        "app": clean(row.app),
-        "id": clean(row.id),
-        **_values(row),
-        "origin": origin,
-        "paused": False,
-        "seen_at": now,
-        "next_at": maybe_us(next_at),
-        "fired": 0,
-        "version": 1,
-        "created_at": now,
-        "updated_at": now,
-    }
-    complete = tuple(values.get(name) for name in _COLUMNS)
-    if insert_many(tx, T, _COLUMNS, [complete], f"(app, id) {IGNORE}") == 0:
+def _make(tx: Tx, rows: Sequence[tuple[ScheduleRow, datetime | None]], origin: str) -> list[ScheduleRecord]:
+    now, made = tx.now(), []
+    for row, next_at in rows:
+        row = ScheduleRow(clean(row.app), clean(row.id), template=row.template, **_texts(row))
+        at = from_us(now)
+        made.append(ScheduleRecord(row, origin, False, at, next_at, 0, None, None, None, 1, at, at))
+    values = [
+        (*(getattr(one.row, name) for name in _GIVEN), origin, False, now, maybe_us(one.next_at), 0, 1, now, now)
+        for one in made
+    ]
+    if insert_many(tx, T, _MADE, values, f"(app, id) {IGNORE}") != len(values):
         raise Contended  # made by somebody else just now
-    made = get_schedule(tx, row.app, row.id)
-    assert made is not None
     return made
+
+
+def _put(tx: Tx, held: ScheduleRecord, row: ScheduleRow, next_at: datetime | None, origin: str) -> ScheduleRecord:
+    """Change one that is there, its row locked. One that could not go on begins anew, too."""
+    if origin == "code" and held.origin == "operator":
+        return held
+    goes_on = held.error is None and (held.row.timing, held.row.policy) == (row.timing, row.policy)
+    if goes_on and held.row == row and held.origin == origin:
+        return held
+    values: dict[str, Any] = {**_texts(row), "template": row.template, "origin": origin, "error": None}
+    if not goes_on:
+        values |= {"seen_at": tx.now(), "next_at": None if held.paused else maybe_us(next_at), "fired": 0}
+    return _change(tx, held, values)
 
 
 def _change(tx: Tx, held: ScheduleRecord, values: dict[str, Any]) -> ScheduleRecord:
