@@ -355,7 +355,7 @@ class PostgresServer:
                 raise CannotStart(f"initdb failed: {made.stderr[-2000:]}")
         settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": "300"}
         if not self.durable:
-            settings |= {"fsync": "off", "full_page_writes": "off"}
+            settings["fsync"] = "off"  # what the system has been given outlives the death of the processes
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         command = [str(self.programs / "postgres"), "-D", str(data), "-p", str(self.port), *options]
         with log.open("ab") as output:
@@ -378,6 +378,8 @@ class PostgresServer:
     def kill(self) -> None:
         """SIGKILL to all its processes, as a machine that fails; its data stay."""
         assert self._process is not None
+        # A session that is forked after the look would live on, and write beside the next server.
+        os.kill(self._process.pid, signal.SIGSTOP)
         sessions = _children(self._process.pid)  # each in a process group of its own
         _end(self._process, signal.SIGKILL)
         for pid in sessions:
