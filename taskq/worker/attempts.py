@@ -36,7 +36,7 @@ SHOW_AFTER = 1.0  # seconds: a run that takes longer gets its row
 UNKNOWN_TASK_DELAY = 1.0  # seconds, doubled by every worker that does not know the task
 UNKNOWN_TASK_DELAY_MOST = 60.0
 OVERDUE = 1.8  # of the longest hold: a run of that age may have been taken back from its worker for its age alone
-OVERDUE_LOOK = 1.0  # seconds between looks at such a run
+LOOK_ELSEWHERE = 1.0  # seconds between looks at a run that another worker goes on with
 
 
 class Attempts:
@@ -127,14 +127,15 @@ class Attempts:
         later, run.later = run.later, []
         for delivery, unit in later:
             if delivery.valid:
-                self._look_anew(delivery, unit, run.message.id)
+                self._look_anew(delivery, unit, run)
 
-    def _look_anew(self, delivery: Delivery, unit: Unit, message_id: str) -> None:
-        """Have a delivery that is in hand begin again from its claim."""
+    def _look_anew(self, delivery: Delivery, unit: Unit, run: Run) -> None:
+        """Have a delivery that is in hand begin again from its claim, after that run of its message."""
         unit.on_delivery(delivery)
-        again = self.runs.get(message_id)
+        again = self.runs.get(run.message.id)
         if again is not None:
             again.claim = True
+            again.overtaken = run.overtaken
         unit.changed.set()
 
     def start(self, run: Run) -> None:
@@ -223,8 +224,8 @@ class Attempts:
 
     async def _claim(self, run: Run) -> Outcome | Gone | NotYet | None:
         """Take the right to run. None: run it."""
-        if await self._overdue_elsewhere(run):
-            return NotYet(OVERDUE_LOOK)
+        if await self._goes_on_elsewhere(run):
+            return NotYet(LOOK_ELSEWHERE)
         found = await self._take_claim(run)
         if found is None and run.crashes >= self.settings.max_crashes - 1 > 0:
             # It waits without a claim: else whoever runs alone before it and kills the process counts against it.
@@ -234,19 +235,24 @@ class Attempts:
             found = await self._take_claim(run)
         return found
 
-    async def _overdue_elsewhere(self, run: Run) -> bool:
-        """Whether another worker, which lives, runs it for so long that the broker took it back for that.
+    async def _goes_on_elsewhere(self, run: Run) -> bool:
+        """Whether another worker, which lives, runs it and is to be waited for.
 
-        To claim it would void that run, and begin another that lasts as long.
+        To claim it would void that run, and begin another that lasts as long. So it is if the last run here was
+        overtaken by that one, or if the broker took the message back from that worker for the age of its run.
         """
         age = OVERDUE * self._longest_hold()
-        if not run.delivery.redelivered or (self.clock.now() - run.message.created_at).total_seconds() < age:
+        old = run.delivery.redelivered and (self.clock.now() - run.message.created_at).total_seconds() >= age
+        if not (run.overtaken or old):
             return False
         record = await self._insist(lambda: self._store.get(run.message.id))
-        if record is None or record.status is not Status.RUNNING or record.started_at is None:
+        if record is None or record.status is not Status.RUNNING or record.worker is None:
             return False
-        runs_for = (self.clock.now() - record.started_at).total_seconds()
-        return record.worker is not None and self._lives(record.worker) and runs_for > age
+        if not self._lives(record.worker):
+            return False
+        started_at = record.started_at
+        overdue = started_at is not None and (self.clock.now() - started_at).total_seconds() > age
+        return run.overtaken or overdue
 
     async def _take_claim(self, run: Run) -> Outcome | Gone | NotYet | None:
         claimed = await self.claims.call(Claim(run.message, self._id))
@@ -358,7 +364,7 @@ class Attempts:
             if run.abandoned and run.unit.ordered:
                 self.abandoned.add(run.unit.server)  # its thread runs on: nobody may have the next one yet
             elif result is Settled.FENCED:
-                run.acknowledge_own()
+                run.look_anew()
             else:
                 run.acknowledge()
             self._let_go(run)
@@ -371,14 +377,14 @@ class Attempts:
         return task is not None and not task.definition.result and not run.shown and run.delivery.valid
 
     async def _settle_in_place(self, run: Run, outcome: Again | Later) -> bool:
-        """Record that it waits here. False: a newer run, or an outcome, stands; acknowledged."""
+        """Record that it waits here. False: a newer claim, or an outcome, stands, or it cannot be stored."""
         recorded: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
         self._settler.settle(run, outcome, recorded.set_result)
         match await recorded:
             case Settled.APPLIED:
                 return True
             case Settled.FENCED:
-                run.acknowledge_own()
+                run.look_anew()
             case Settled.REFUSED:
                 run.acknowledge()
         return False
@@ -415,7 +421,7 @@ class Attempts:
         """Unacknowledged: it goes back when its channel closes, or starts anew if the broker has brought it again."""
         self._let_go(run)
         if run.unit.ordered and run.unit.wanted and run.delivery.valid:
-            self._look_anew(run.delivery, run.unit, run.message.id)
+            self._look_anew(run.delivery, run.unit, run)
 
     def _let_go(self, run: Run) -> None:
         self.forget(run)

@@ -36,6 +36,7 @@ class Run:
     copies       (delivery, unit) of those after the first: they came while it was here
     later        (delivery, unit) that do not share its fate: each has its own turn once this one is gone
     claim        bool: it may have run before, and is claimed before it runs
+    overtaken    bool: when it last ran here, somebody else's claim stood above it
     epoch        int, 0 until it is claimed
     attempt      int, the attempt that is due
     started_at   datetime | None, of the attempt
@@ -55,6 +56,7 @@ class Run:
     received: float
     task: Task[..., Any] | None = None
     claim: bool = False
+    overtaken: bool = False
     epoch: int = 0
     attempt: int = 1
     crashes: int = 0
@@ -112,13 +114,14 @@ class Run:
         for delivery in self.deliveries:
             delivery.acknowledge()
 
-    def acknowledge_own(self) -> None:
-        """Tell the broker to forget what this run began with: somebody else's claim stands above it.
+    def look_anew(self) -> None:
+        """Have each of its deliveries begin again from its claim: somebody else's claim stands above this run.
 
-        What came since may be the delivery of that claim, whose owner died, and is looked at anew.
+        Nothing is acknowledged: that claim may be of a delivery which its owner lost while it was on the way, or
+        has given back, and then these are all that is left of the message.
         """
-        self.deliveries[0].acknowledge()
-        self.later += self.copies
+        self.overtaken = True
+        self.later = [(self.deliveries[0], self.unit), *self.copies, *self.later]
 
 
 class Places:
