@@ -45,6 +45,12 @@ def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def said_exit(worker: WorkerProcess) -> float | None:
+    """When a process ended itself, by its log: what it ran ran no longer then. None: it had nothing in hand."""
+    last = [line for line in worker.said().splitlines() if line.endswith("exiting")][-1:]
+    return time.mktime(time.strptime(last[0][:19], "%Y-%m-%d %H:%M:%S")) + int(last[0][20:23]) / 1000 if last else None
+
+
 def slope(samples: list[tuple[float, float]]) -> float:
     """Of the straight line nearest to (seconds, megabytes): megabytes an hour."""
     n = len(samples)
@@ -102,6 +108,7 @@ class Soak:
             if not worker.running:
                 assert worker.process.returncode in ENDED, (worker.process.returncode, worker.said()[-3000:])
                 worker.breaks_down = True
+                worker.killed_at = said_exit(worker)
                 self.ended += 1
                 self._replace(worker)
 

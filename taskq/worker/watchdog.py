@@ -93,9 +93,21 @@ class Watchdog:
         self._over.set()
 
     def _beat(self) -> None:
-        self._beaten = self._clock.monotonic()
+        now = self._clock.monotonic()
+        if now - self._beaten - BEAT > self._settings.heartbeat * BLOCKED_SHARE:
+            self._let_go_ordered(now - self._beaten)
+        self._beaten = now
         if not self._over.is_set():
             self._loop.call_later(BEAT, self._beat)
+
+    def _let_go_ordered(self, seconds: float) -> None:
+        """The loop stood still (a suspended process, a blocking task) for so long that the broker may have given
+        ordered work to somebody else: what came in meanwhile, and is read only now, does not begin."""
+        logger.warning("the loop stood still for %.1f s: ordered and limited work is let go", seconds)
+        for server in self._worker.servers.values():
+            for unit in [*server.units, *server.closing]:
+                if unit.ordered:
+                    unit.let_go_all()
 
     def _watch(self) -> None:
         while not self._over.wait(min(ROUND, self._settings.heartbeat * ROUND_SHARE)):
