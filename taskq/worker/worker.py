@@ -103,6 +103,8 @@ class Worker:
         self._stop_now = asyncio.Event()
         self._look_soon = asyncio.Event()
         self._mark: str | None = None
+        self._misses = 0  # times that broadcasts were missed
+        self._made_up_for = 0  # so many of them were followed by a look at the store
         self._group: TaskGroup
         self._turns = itertools.count()
         self._looked = 0.0
@@ -316,6 +318,8 @@ class Worker:
 
     def start(self, run: Run) -> None:
         """See `units.Host`."""
+        if self._misses > self._made_up_for:
+            run.claim = True  # a cancel may have been missed, and the claim reads it
         self.attempts.start(run)
 
     def _spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
@@ -365,6 +369,7 @@ class Worker:
     async def _look(self) -> None:
         if len(self.attempts.cancels) > CANCELS_MOST:
             self._mark = None
+        misses = self._misses
         changes = await self.store.changes(self._mark)
         if self._mark is None:
             self.attempts.cancels.clear()
@@ -380,6 +385,7 @@ class Worker:
             server = self.servers.pop(name, None)
             if server is not None:
                 server.stop()
+        self._made_up_for = misses
 
     async def _following(self, clock: FollowingClock) -> None:
         """Stay with the store's clock."""
@@ -388,6 +394,7 @@ class Worker:
             await self._try(clock.look())
 
     def _missed(self) -> None:
+        self._misses += 1
         self._mark = None
         self._look_soon.set()
 
