@@ -209,15 +209,17 @@ class Client:
             due_at=await store.now() + timedelta(seconds=self.settings.publish_timeout + REPAIR_AFTER),
         )
         replacing = dedup.on_duplicate == "replace"
-        holder = await store.deduplicate(message, window=dedup.window, replace=replacing, row=row)
-        if holder != message.id:
+        found = await store.deduplicate(message, window=dedup.window, replace=replacing, row=row)
+        if found.displaced is not None:
+            await self._tell_of_cancel(found.displaced, found.effect)
+        if found.holder != message.id:
             if dedup.on_duplicate == "return_existing":
-                return replace(message, id=holder)
+                return replace(message, id=found.holder)
             raise Duplicate(
-                f"queue {message.queue!r} already has message {holder} with dedup_id {message.dedup_id!r}",
+                f"queue {message.queue!r} already has message {found.holder} with dedup_id {message.dedup_id!r}",
                 queue=message.queue,
                 dedup_id=message.dedup_id,
-                message_id=holder,
+                message_id=found.holder,
             )
         if limits(prepared.queue):
             await store.ensure_queue(prepared.queue)
@@ -317,11 +319,14 @@ class Client:
     async def cancel(self, message_id: str) -> CancelEffect:
         """Store the wish, then tell the workers."""
         effect = await (await self.store()).cancel(message_id)
+        await self._tell_of_cancel(message_id, effect)
+        return effect
+
+    async def _tell_of_cancel(self, message_id: str, effect: CancelEffect) -> None:
         if effect is not CancelEffect.FINISHED:
             (await self.broker()).broadcast(control({"cancel": message_id}))
         if effect is CancelEffect.DONE:
             self._on_replies(msgpack.packb([reply(message_id, Ending(Status.CANCELLED))]))
-        return effect
 
 
 def ending_of(record: MessageRecord | None) -> Ending | None:

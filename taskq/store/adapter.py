@@ -28,6 +28,7 @@ from taskq.store.base import (
     Claimed,
     DeadFilter,
     DeadLetter,
+    Deduplicated,
     Firing,
     LogEntry,
     MessageFilter,
@@ -286,7 +287,9 @@ class SqlStore:
 
     # Deduplication
 
-    async def deduplicate(self, message: Message, *, window: float | None, replace: bool, row: OutboxRow) -> str:
+    async def deduplicate(
+        self, message: Message, *, window: float | None, replace: bool, row: OutboxRow
+    ) -> Deduplicated:
         return await self._write(sql.dedup.deduplicate, message, window, replace, row)
 
     # Schedules

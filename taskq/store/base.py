@@ -255,6 +255,20 @@ class CancelEffect(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Deduplicated:
+    """Who holds a deduplication id after a claim on it.
+
+    holder     str, id of a message: the claimant's own, or an earlier one's
+    displaced  str | None, id of the message that had to make way
+    effect     what its cancel did
+    """
+
+    holder: str
+    displaced: str | None = None
+    effect: CancelEffect = CancelEffect.FINISHED
+
+
+@dataclass(frozen=True, slots=True)
 class Permits:
     """Starts granted by a rate window: `granted` of those asked, and when the next may be asked for.
 
@@ -562,13 +576,14 @@ class Queues(Protocol):
 class Dedup(Protocol):
     """Deduplication ids."""
 
-    async def deduplicate(self, message: Message, *, window: float | None, replace: bool, row: OutboxRow) -> str:
+    async def deduplicate(
+        self, message: Message, *, window: float | None, replace: bool, row: OutboxRow
+    ) -> Deduplicated:
         """Claim the message's (queue, dedup_id), with its outbox row, in one transaction.
 
         window: seconds that the claim lasts whatever happens; None: until the message is final.
         replace: a holder that has not started is cancelled, and the claim passes to this message.
-        Returns the id that holds the claim now: the message's own, or an earlier one's, in which
-        case nothing was written.
+        If an earlier message holds the claim still, nothing was written.
         """
         ...
 

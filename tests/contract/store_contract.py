@@ -112,7 +112,7 @@ class Together:
                     for one, message in zip(stores, messages, strict=True)
                 )
             )
-            assert len(set(held)) == 1
+            assert len({one.holder for one in held}) == 1
         assert len(await stores[0].claim_outbox(100, 5)) == 5
 
     async def test_replace(self, stores: list[Store]) -> None:
@@ -124,10 +124,10 @@ class Together:
                 for one, message in zip(stores, messages, strict=True)
             )
         )
-        assert held == [one.id for one in messages]
+        assert [one.holder for one in held] == [one.id for one in messages]
         last = make(dedup_id="d")
-        holder = await stores[0].deduplicate(last, window=None, replace=False, row=row(last))
-        assert set((await stores[0].changes(None)).cancels) == {one.id for one in messages} - {holder}
+        found = await stores[0].deduplicate(last, window=None, replace=False, row=row(last))
+        assert set((await stores[0].changes(None)).cancels) == {one.id for one in messages} - {found.holder}
 
     async def test_queue_is_made_once(self, stores: list[Store]) -> None:
         """Processes that start together find one record of their queue."""

@@ -9,7 +9,7 @@ import pytest
 from taskq.errors import InvalidQueue, StoreUnavailable
 from taskq.outcome import Failure, Status
 from taskq.queue import Queue, RateLimit
-from taskq.store.base import DeadFilter, Retention, Store
+from taskq.store.base import CancelEffect, DeadFilter, Deduplicated, Retention, Store
 from tests.contract.store_support import (
     FAILURE,
     StillClock,
@@ -268,15 +268,15 @@ class Deduplication:
     async def test_until_final(self, store: Store) -> None:
         """A deduplication id is held until its message is final; whoever comes meanwhile gets the holder's id."""
         first, second = make(dedup_id="d"), make(dedup_id="d")
-        assert await store.deduplicate(first, window=None, replace=False, row=row(first)) == first.id
-        assert await store.deduplicate(second, window=None, replace=False, row=row(second)) == first.id
+        assert (await store.deduplicate(first, window=None, replace=False, row=row(first))).holder == first.id
+        assert (await store.deduplicate(second, window=None, replace=False, row=row(second))).holder == first.id
         assert [one.message_id for one in await store.claim_outbox(10, 5)] == [first.id]
         await settle(store, parked(first, 30))
-        assert await store.deduplicate(second, window=None, replace=False, row=row(second)) == first.id
+        assert (await store.deduplicate(second, window=None, replace=False, row=row(second))).holder == first.id
         retry = first.next_attempt(at(30)).released()
         claimed = await claim(store, retry)
         await settle(store, end(retry, Status.FAILED, epoch=claimed.epoch))
-        assert await store.deduplicate(second, window=None, replace=False, row=row(second)) == second.id
+        assert (await store.deduplicate(second, window=None, replace=False, row=row(second))).holder == second.id
 
     async def test_window(self, store: Store, clock: StillClock) -> None:
         """A claim by window lasts its time, whatever becomes of the message, and no longer."""
@@ -284,16 +284,16 @@ class Deduplication:
         await store.deduplicate(first, window=60, replace=False, row=row(first))
         await settle(store, end(first))
         clock.move(59)
-        assert await store.deduplicate(second, window=60, replace=False, row=row(second)) == first.id
+        assert (await store.deduplicate(second, window=60, replace=False, row=row(second))).holder == first.id
         clock.move(1)
-        assert await store.deduplicate(second, window=60, replace=False, row=row(second)) == second.id
+        assert (await store.deduplicate(second, window=60, replace=False, row=row(second))).holder == second.id
 
     async def test_again(self, store: Store) -> None:
         """The same call again is answered with the message's own id, and adds no second row."""
         message = make(dedup_id="d")
         await store.deduplicate(message, window=None, replace=False, row=row(message))
         await store.published([row(message).id])
-        assert await store.deduplicate(message, window=None, replace=False, row=row(message)) == message.id
+        assert (await store.deduplicate(message, window=None, replace=False, row=row(message))).holder == message.id
         assert await store.claim_outbox(10, 5) == []
 
     async def test_claim_and_row_are_one(self, store: Store, spoil) -> None:
@@ -303,39 +303,41 @@ class Deduplication:
         with pytest.raises(StoreUnavailable):
             await store.deduplicate(first, window=None, replace=False, row=row(first))
         spoil("ALTER TABLE taskq_elsewhere RENAME TO taskq_outbox")
-        assert await store.deduplicate(second, window=None, replace=False, row=row(second)) == second.id
+        assert (await store.deduplicate(second, window=None, replace=False, row=row(second))).holder == second.id
         assert [one.message_id for one in await store.claim_outbox(10, 5)] == [second.id]
 
     async def test_apart(self, store: Store) -> None:
         """The same id on another queue is another id."""
         first, second = make(dedup_id="d"), make(dedup_id="d", queue="other")
         await store.deduplicate(first, window=None, replace=False, row=row(first))
-        assert await store.deduplicate(second, window=None, replace=False, row=row(second)) == second.id
+        assert (await store.deduplicate(second, window=None, replace=False, row=row(second))).holder == second.id
 
     async def test_replace_waiting(self, store: Store) -> None:
         """A holder in the waiting room is cancelled at once, and the claim passes."""
         first, second, third = make(dedup_id="d"), make(dedup_id="d"), make(dedup_id="d")
         await store.deduplicate(first, window=None, replace=False, row=row(first))
         await book(store, first, 60)
-        assert await store.deduplicate(second, window=None, replace=True, row=row(second)) == second.id
+        found = await store.deduplicate(second, window=None, replace=True, row=row(second))
+        assert found == Deduplicated(second.id, first.id, CancelEffect.DONE)
         assert await status(store, first) is Status.CANCELLED
-        assert await store.deduplicate(third, window=None, replace=False, row=row(third)) == second.id
+        assert (await store.deduplicate(third, window=None, replace=False, row=row(third))).holder == second.id
 
     async def test_replace_queued(self, store: Store) -> None:
         """A holder that is queued is to be dropped when it surfaces, and its end does not free the new claim."""
         first, second, third = make(dedup_id="d"), make(dedup_id="d"), make(dedup_id="d")
         await store.deduplicate(first, window=None, replace=False, row=row(first))
-        assert await store.deduplicate(second, window=None, replace=True, row=row(second)) == second.id
+        found = await store.deduplicate(second, window=None, replace=True, row=row(second))
+        assert found == Deduplicated(second.id, first.id, CancelEffect.ASKED)
         assert (await store.changes(None)).cancels == [first.id]
         await settle(store, end(first, Status.CANCELLED))
-        assert await store.deduplicate(third, window=None, replace=False, row=row(third)) == second.id
+        assert (await store.deduplicate(third, window=None, replace=False, row=row(third))).holder == second.id
 
     async def test_replace_started(self, store: Store) -> None:
         """A holder that runs, or has run, keeps its claim."""
         first, second = make(dedup_id="d"), make(dedup_id="d")
         await store.deduplicate(first, window=None, replace=False, row=row(first))
         await claim(store, first)
-        assert await store.deduplicate(second, window=None, replace=True, row=row(second)) == first.id
+        assert await store.deduplicate(second, window=None, replace=True, row=row(second)) == Deduplicated(first.id)
         assert (await store.changes(None)).cancels == []
 
 

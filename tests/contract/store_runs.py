@@ -435,7 +435,7 @@ class Cancelling:
         assert await settle(store, parked(message, 30)) is Settled.APPLIED
         assert await status(store, message) is Status.CANCELLED
         other = make(dedup_id="d")
-        assert await store.deduplicate(other, window=None, replace=False, row=row(other)) == other.id
+        assert (await store.deduplicate(other, window=None, replace=False, row=row(other))).holder == other.id
 
     async def test_cancel_fences(self, store: Store) -> None:
         """The outcome of a copy that still ran when its message was cancelled in the waiting room is ignored."""

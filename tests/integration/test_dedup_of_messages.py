@@ -71,6 +71,31 @@ async def test_the_holder_is_replaced_unless_it_has_started(room: Room) -> None:
     assert ran == [3]
 
 
+async def test_workers_hear_at_once_of_a_holder_that_was_replaced(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been replaced does not begin, though nothing but the replacement says so."""
+    monkeypatch.setattr("taskq.worker.worker.LOOK_BUSY", 3600.0)
+    go = asyncio.Event()
+    ran: list[int] = []
+
+    @room.app.task(name="note", queue=Queue("fifo", parallelism=1))
+    async def note(number: int) -> int:
+        ran.append(number)
+        await go.wait()
+        return number
+
+    worker = await room.worker()
+    await note.enqueue_async(1)
+    await eventually(lambda: ran == [1])
+    replaced = await note.options(dedup_id="a").enqueue_async(2)
+    last = await note.options(dedup_id="a", on_duplicate="replace").enqueue_async(3)
+    await eventually(lambda: replaced.id in worker.attempts.cancels)
+    go.set()
+    assert await last.get_result_async(5) == 3
+    assert ran == [1, 3]
+    with pytest.raises(TaskCancelled):
+        await replaced.get_result_async(5)
+
+
 async def test_a_window_holds_whatever_happens_to_the_message(room: Room) -> None:
     """Within the window the id is taken, though the message has ended; after it, it is free, though it has not."""
 

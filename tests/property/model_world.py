@@ -360,6 +360,8 @@ class World:
                 del self.sent[sent.id]
                 self._check_holder(sent, handle.id, holders)
             else:
+                if replacing:
+                    await _turns()
                 self._accepted(sent, replacing=replacing)
 
     def _check_holder(self, sent: Sent, holder_id: str, holders: set[str]) -> None:
@@ -410,6 +412,7 @@ class World:
 
         async def cancel() -> None:
             effect = await self.operator_app.client().cancel(sent.id)
+            await _turns()
             self.read_outcomes()
             if effect is not CancelEffect.FINISHED and not sent.runs:
                 sent.stopped = True
@@ -541,3 +544,9 @@ class World:
             self.loop.run_until_complete(process.gone())
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
+
+
+async def _turns() -> None:
+    """What was told to all has been heard: it takes a turn of the loop, and a start that is under way a few."""
+    for _ in range(5):
+        await asyncio.sleep(0)

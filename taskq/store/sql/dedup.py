@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from taskq.message import Message
 from taskq.outcome import Status
 from taskq.store import tables
-from taskq.store.base import OutboxRow
+from taskq.store.base import CancelEffect, Deduplicated, OutboxRow
 from taskq.store.lines import Contended, Tx
 from taskq.store.rows import FINAL, clean
 from taskq.store.sql import cancels, outbox
@@ -20,22 +20,26 @@ M = tables.messages
 _COLUMNS = ("queue", "dedup_id", "message_id", "expires_at")
 
 
-def deduplicate(tx: Tx, message: Message, window: float | None, replace: bool, row: OutboxRow) -> str:
+def deduplicate(tx: Tx, message: Message, window: float | None, replace: bool, row: OutboxRow) -> Deduplicated:
     key = (clean(message.queue), clean(message.dedup_id or ""))
     mine = clean(message.id)
     now = tx.now()
     expires_at = None if window is None else now + round(window * 1_000_000)
+    found = Deduplicated(message.id)
     if insert_many(tx, T, _COLUMNS, [(*key, mine, expires_at)], f"(queue, dedup_id) {IGNORE}") == 0:
         holder = _holder(tx, key, with_message=replace)
         if holder.message_id == mine:
-            return message.id  # an earlier try of this very call was committed, its outbox row too
+            return Deduplicated(message.id)  # an earlier try of this very call was committed, its outbox row too
         expired = holder.expires_at is not None and holder.expires_at <= now
-        if not expired and not (replace and _displaced(tx, holder.message_id)):
-            return str(holder.message_id)
+        if not expired:
+            effect = _displace(tx, holder.message_id) if replace else None
+            if effect is None:
+                return Deduplicated(holder.message_id)
+            found = Deduplicated(message.id, holder.message_id, effect)
         passes = "(queue, dedup_id) DO UPDATE SET message_id = excluded.message_id, expires_at = excluded.expires_at"
         insert_many(tx, T, _COLUMNS, [(*key, mine, expires_at)], passes)
     outbox.add(tx, [row])
-    return message.id
+    return found
 
 
 def _holder(tx: Tx, key: tuple[str, str], *, with_message: bool) -> sa.Row[Any]:
@@ -51,10 +55,9 @@ def _holder(tx: Tx, key: tuple[str, str], *, with_message: bool) -> sa.Row[Any]:
     return holder
 
 
-def _displaced(tx: Tx, holder: str) -> bool:
-    """Cancel the holder unless it is known to have started; whether that was done."""
+def _displace(tx: Tx, holder: str) -> CancelEffect | None:
+    """Cancel the holder unless it is known to have started; None: it is, and keeps its claim."""
     known = tx.connection.execute(sa.select(M.c.status, M.c.started_at).where(M.c.id == holder)).first()
     if known is not None and (known.status in (*FINAL, Status.RUNNING) or known.started_at is not None):
-        return False
-    cancels.cancel(tx, holder)
-    return True
+        return None
+    return cancels.cancel(tx, holder)
