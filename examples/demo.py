@@ -13,11 +13,14 @@ import argparse
 import asyncio
 import contextlib
 import os
+import socket
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +42,8 @@ from taskq.admin.replay import Replay
 from taskq.broker.base import BrokerQueue, Kind
 from taskq.dispatch import broker_queues
 from taskq.settings import redact_url
-from taskq.store.base import DeadFilter, DeadLetter
+from taskq.store.base import DeadFilter, DeadLetter, Firing
+from taskq.worker.worker import Worker
 
 if __name__ == "__main__":
     # The worker processes import this file: what they must know travels in the environment.
@@ -117,6 +121,12 @@ def leave(mark: str) -> None:
 @app.task(retry=Retry(max_retries=1, delay=0.05))
 def ship(address_book: str) -> str:
     return Path(address_book).read_text()
+
+
+@app.task
+def note(diary: str) -> None:
+    with Path(diary).open("a") as file:
+        file.write(current().headers["taskq-scheduled-for"] + "\n")
 
 
 class Checks:
@@ -267,7 +277,51 @@ async def dead_letter(check: Checks, folder: Path) -> None:
     check("and the dead letters are empty", await store.count_dead(which) == 0)
 
 
-SCENES = (first_tasks, order_under_failures, limit_held, rate_held, delay_kept, cancelled, dead_letter)
+async def ticks_outlive_their_leader(check: Checks, folder: Path) -> None:
+    say("8. A schedule of one tick a second, and two beats: one leads, the other stands by. The leader dies.")
+    async with a_beat(folder, "one") as one, a_beat(folder, "two") as two:
+        await app.schedules.upsert_async("pulse", note, every=1.0, args=[str(folder / "diary")])
+        check("the first ticks came", await until(lambda: _fired(3)))
+        leader, heir = (one, two) if one.leads() else (two, one)
+        killed = datetime.now(UTC)
+        await leader.kill()
+        print(f"   {leader.name} led; {leader.death}", flush=True)
+        await until(lambda: _fired(3, after=killed))
+        check(f"{heir.name} leads now", heir.leads())
+        await app.schedules.delete_async("pulse")
+    await until(_all_done)
+    ticks = await _ticks()
+    following = next((tick for tick in ticks if tick.instant > killed), None)
+    late = (following.fired_at - following.instant).total_seconds() if following else float("inf")
+    check("the next tick after the kill was sent on time", late < 1.0, f"{late * 1000:.0f} ms late")
+    steps = {later.instant - tick.instant for tick, later in zip(ticks, ticks[1:], strict=False)}
+    check("no tick was left out", steps == {timedelta(seconds=1)}, f"{len(ticks)} ticks, one a second")
+    noted = sorted((folder / "diary").read_text().split())
+    check("each of them ran once", noted == [tick.instant.isoformat() for tick in ticks])
+
+
+async def _ticks() -> Sequence[Firing]:
+    return (await app.schedules.history_async("pulse"))[::-1]
+
+
+async def _fired(count: int, after: datetime | None = None) -> bool:
+    return sum(after is None or tick.instant > after for tick in await _ticks()) >= count
+
+
+async def _all_done() -> bool:
+    return all(tick.message is not None and tick.message.status.final for tick in await _ticks())
+
+
+SCENES = (
+    first_tasks,
+    order_under_failures,
+    limit_held,
+    rate_held,
+    delay_kept,
+    cancelled,
+    dead_letter,
+    ticks_outlive_their_leader,
+)
 
 
 async def retry_letter(letter: DeadLetter) -> str:
@@ -297,10 +351,84 @@ async def workers(folder: Path) -> AsyncIterator[str]:
         await app.close()
 
 
+class ABeat(NamedTuple):
+    """One of several beats: what to call it, whether it leads, how it is made to die, and what that is."""
+
+    name: str
+    leads: Callable[[], bool]
+    kill: Callable[[], Awaitable[None]]
+    death: str
+
+
+def a_beat(folder: Path, name: str) -> contextlib.AbstractAsyncContextManager[ABeat]:
+    """A beat that is up: `taskq beat`, or on memory:// one in this process."""
+    return _beat_here(name) if app.settings.broker.startswith("memory:") else _beat_process(folder, name)
+
+
+@contextlib.asynccontextmanager
+async def _beat_here(name: str) -> AsyncIterator[ABeat]:
+    """Nobody can be killed -9 alone here: its code is stopped where it stands, and its connections break."""
+    own = an_app()
+    one = Worker(own, queues=[], beat=True)
+    serving = asyncio.create_task(one.run())
+
+    async def kill() -> None:
+        serving.cancel()
+        one.broker.drop_connections()  # type: ignore[attr-defined]
+        await asyncio.wait({serving})
+        await own.close()
+
+    try:
+        await asyncio.wait_for(one.started.wait(), 30)
+        death = "its code was stopped where it stood and its connections cut (on RabbitMQ its process is killed -9)"
+        yield ABeat(f"beat {name}", lambda: one.beat is not None and one.beat.leading, kill, death)
+    finally:
+        one.stop()
+        await asyncio.gather(serving, return_exceptions=True)
+        await own.close()
+
+
+@contextlib.asynccontextmanager
+async def _beat_process(folder: Path, name: str) -> AsyncIterator[ABeat]:
+    log, health = folder / f"beat-{name}.log", f"127.0.0.1:{free_port()}"
+    line = [sys.executable, "-m", "taskq", "beat", "demo:app", "--health", health]
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(*line, stdout=output, stderr=output)
+
+    async def kill() -> None:
+        process.kill()
+        await process.wait()
+
+    try:
+        await until(lambda: asyncio.to_thread(answers, f"http://{health}/ready"), within=30)
+        death = f"its process, {process.pid}, was killed -9"
+        yield ABeat(f"beat {name}", lambda: "this process is the beat" in log.read_text(), kill, death)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Whether it says 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
 async def sweep() -> None:
     """Delete what the demo made on the broker: its prefix is its own."""
     broker, store = await app.client().broker(), await app.client().store()
-    queues = [BrokerQueue(Kind.SLOT, "keeper", ordered=True)]
+    leaders = ("keeper", f"beat/{app.settings.name}")
+    queues = [BrokerQueue(Kind.SLOT, name, ordered=True) for name in leaders]
     for record in await store.list_queues():
         queues += broker_queues(record)
         queues += [BrokerQueue(Kind.SLOT, record.name, i, ordered=True) for i in range(record.parallelism or 0)]

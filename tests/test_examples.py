@@ -96,7 +96,7 @@ def test_demo_embedded(tmp_path: Path) -> None:
     """The demo sees all that it promises without any server, and exits with 0."""
     done = run(["demo.py"], folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "All 19 checks held" in done.stdout
+    assert "All 24 checks held" in done.stdout
     assert "FAIL" not in done.stdout
 
 
@@ -105,7 +105,7 @@ def test_demo_on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
     done = run(["demo.py", "--broker", rabbitmq_url], folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "two worker processes" in done.stdout
-    assert "All 19 checks held" in done.stdout
+    assert "All 24 checks held" in done.stdout
 
 
 def test_demo_without_broker(unused_port: int, tmp_path: Path) -> None:
