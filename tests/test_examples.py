@@ -34,6 +34,7 @@ EMBEDDED = {
     "default_app": "two tasks on the default app: 42 and 42.0",
     "fan_out": "45 words, counted by 15 tasks inside one, in a worker with one place",
     "web_orders": "20 events applied in order, the balance is 1048555",
+    "schedules": "of 3 ticks that were slept through, sent: skip 0, last 1, all 3",
 }
 WITH_RABBITMQ = {
     "results_elsewhere": (["results_elsewhere.py"], "failed ZeroDivisionError in divide"),
