@@ -7,13 +7,18 @@ import re
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
+
+from taskq.timetable import Cron
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
+SCHEDULES = (ROOT / "docs" / "schedules.md").read_text()
 
 
 def block_after(mark: str) -> str:
@@ -98,4 +103,35 @@ def test_settings_that_are_named_exist() -> None:
     variables = {name for name in variables if not name.startswith(("test_", "bench_"))} - {"config"}
     assert variables <= Settings.model_fields.keys()
     plain = set(re.findall(r"`(?!test_)(\w+_(?:retention|after|after_\w+|timeout|limit|crashes|bytes))`", text))
-    assert plain - Settings.model_fields.keys() <= {"soft_timeout", "consumer_timeout"}  # a task's; RabbitMQ's
+    assert plain - Settings.model_fields.keys() <= {
+        "soft_timeout",  # a task's
+        "consumer_timeout",  # RabbitMQ's
+        "catch_up_limit",  # a schedule's
+    }
+
+
+def test_guide_to_schedules_runs(tmp_path: Path) -> None:
+    """The code of docs/schedules.md runs as it stands, block after block."""
+    blocks = re.findall(r"```python\n(.*?)```", SCHEDULES, re.DOTALL)
+    assert len(blocks) >= 2
+    (tmp_path / "shop.py").write_text("".join(blocks))
+    variables = environment(TASKQ_BROKER="memory://", TASKQ_STORE=f"sqlite:///{tmp_path}/taskq.db")
+    line = [sys.executable, "-c", "import shop; print(sorted(shop.app.scheduled))"]
+    done = subprocess.run(line, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['bill-ada', 'look', 'shop.open_shop']"
+
+
+def test_guide_to_schedules_tells_the_times_when_clocks_change() -> None:
+    """Each row of the table of 29 March and 25 October is what a schedule does on those days in Berlin."""
+    berlin = ZoneInfo("Europe/Berlin")
+    days = datetime(2026, 3, 29, tzinfo=berlin), datetime(2026, 10, 25, tzinfo=berlin)
+    times = r"((?: \d\d:\d\d\+\d\d:\d\d)*)"
+    rows = re.findall(rf"^\| `([^`]+)` \|{times} \|{times} \|$", SCHEDULES, re.MULTILINE)
+    assert len(rows) >= 5
+    for text, *told in rows:
+        for day, expected in zip(days, told, strict=True):
+            end = day.replace(hour=4, minute=59)
+            ticks = Cron(text, "Europe/Berlin").between(day - timedelta(seconds=1), end, 100)
+            seen = [tick.astimezone(berlin).isoformat() for tick in ticks]
+            assert [f"{one[11:16]}{one[19:]}" for one in seen] == expected.split(), text
