@@ -20,6 +20,7 @@ from taskq.outcome import Failure
 from taskq.store.base import DeadLetter
 
 CONTENT_TYPE = "application/x-taskq-dead"
+MAX_CHARS = 300  # of each text of a letter but its failure's; what is indexed must be short
 
 
 def letter_id(message_id: str, hop: int, died_at: datetime, body: bytes) -> str:
@@ -98,7 +99,10 @@ def read(
     if content_type == CONTENT_TYPE:
         try:
             return _decode(body)
-        except (ValueError, TypeError, KeyError, AttributeError, msgpack.exceptions.UnpackException, OSError) as error:
+        except (
+            ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
+            msgpack.exceptions.UnpackException, OSError,
+        ) as error:  # fmt: skip
             failure = Failure(type(error).__name__, str(error)[:400])
             return of_bytes(
                 body, content_type, queue="", reason="invalid-message", failure=failure, worker=None, died_at=now
@@ -117,6 +121,7 @@ def read(
 
 def _decode(body: bytes) -> DeadLetter:
     wire = msgpack.unpackb(body, unicode_errors="surrogatepass")
+    _check(wire)
     try:
         message = decode(wire["body"], wire["type"])
     except InvalidMessage:
@@ -128,7 +133,7 @@ def _decode(body: bytes) -> DeadLetter:
         task=wire["task"],
         reason=wire["reason"],
         attempts=wire["attempts"],
-        failure=Failure(*wire["failure"]) if wire["failure"] else None,
+        failure=None if wire["failure"] is None else Failure(*wire["failure"]),
         worker=wire["worker"],
         died_at=from_ms(wire["at"]),
         body=wire["body"],
@@ -137,9 +142,30 @@ def _decode(body: bytes) -> DeadLetter:
     )
 
 
+def _check(wire: Mapping[str, Any]) -> None:
+    """That the archive can hold it: one letter that it cannot would keep out all others."""
+    for name in ("id", "message_id", "queue", "task", "reason", "worker", "type"):
+        value = wire[name]
+        if not (isinstance(value, str) and len(value) <= MAX_CHARS or value is None and name in ("worker", "type")):
+            raise TypeError(f"{name} must be text of at most {MAX_CHARS} characters, got {value!r:.80}")
+    if not wire["id"] or not wire["reason"]:
+        raise ValueError("a dead letter has an id and a reason")
+    if type(wire["attempts"]) is not int or not 0 <= wire["attempts"] < 2**31:
+        raise TypeError(f"attempts must be a count, got {wire['attempts']!r:.80}")
+    if type(wire["body"]) is not bytes:
+        raise TypeError(f"body must be bytes, got {type(wire['body']).__name__}")
+    failure = wire["failure"]
+    if failure is not None and not (
+        isinstance(failure, list) and len(failure) == 3 and all(isinstance(part, str) for part in failure)
+    ):
+        raise TypeError(f"a failure is a type, a message and a traceback, got {failure!r:.80}")
+
+
 def _death(headers: Mapping[str, Any]) -> tuple[str, str]:
     """Why and where from the broker dead-lettered it."""
     deaths = headers.get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
-        return f"broker-{deaths[0].get('reason', 'unknown')}", str(deaths[0].get("queue", ""))
-    return "broker", str(headers.get("x-first-death-queue", ""))
+        reason, queue = f"broker-{deaths[0].get('reason', 'unknown')}", str(deaths[0].get("queue", ""))
+    else:
+        reason, queue = "broker", str(headers.get("x-first-death-queue", ""))
+    return reason[:MAX_CHARS], queue[:MAX_CHARS]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
+
+import msgpack
+import pytest
 
 from taskq import dead_letter
 from taskq.message import Message
@@ -53,3 +57,42 @@ def test_bytes_that_are_nothing_are_kept_as_they_are() -> None:
         letter = dead_letter.read(b"\xff\x00rubbish", content_type, {}, message_id=None, now=NOW)
         assert letter.body == b"\xff\x00rubbish"
         assert letter.message is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("id", ["a"]),
+        ("id", ""),
+        ("id", "x" * 3000),
+        ("message_id", None),
+        ("queue", 5),
+        ("task", b"t"),
+        ("reason", ""),
+        ("worker", {}),
+        ("attempts", 2**31),
+        ("attempts", True),
+        ("failure", ["one"]),
+        ("failure", "abc"),
+        ("at", 2**70 // 2**7),
+        ("at", float("nan")),
+        ("body", "text"),
+        ("type", 1),
+    ],
+)
+def test_a_letter_that_the_archive_cannot_hold_is_kept_as_bytes(name: str, value: Any) -> None:
+    """It says what is wrong with it, and holds up nobody."""
+    letter = dead_letter.of_message(
+        message(), reason="failed", attempts=4, failure=Failure("ValueError", "no", "tb"), worker="w1", died_at=NOW
+    )
+    body = msgpack.packb(msgpack.unpackb(dead_letter.encode(letter)) | {name: value})
+    kept = dead_letter.read(body, dead_letter.CONTENT_TYPE, {}, message_id="msg_1", now=NOW)
+    assert (kept.body, kept.reason, kept.died_at) == (body, "invalid-message", NOW)
+    assert kept.failure is not None and kept.failure.message
+
+
+def test_what_the_broker_says_of_a_death_is_cut() -> None:
+    """Headers are anybody's; what is indexed in the archive must be short."""
+    headers = {"x-death": [{"reason": "r" * 9000, "queue": "q" * 9000}]}
+    letter = dead_letter.read(b"?", None, headers, message_id=None, now=NOW)
+    assert max(len(letter.reason), len(letter.queue)) <= 300
