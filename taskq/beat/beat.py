@@ -33,6 +33,7 @@ logger = logging.getLogger("taskq.beat")
 
 BATCH = 500  # schedules looked at together
 LOOK_EVERY = 1.0  # seconds: a change counts within two
+BREATH = 0.05  # seconds from one round that sent something to the next: what falls due meanwhile goes together
 KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
 HELD_FOR = 1.0  # seconds until a tick that waits for the one before it is looked at again
 UNREADABLE_AGAIN = 60.0  # seconds until a schedule that cannot go on is looked at again, by a newer version perhaps
@@ -137,8 +138,9 @@ class Beat:
             if stands_in and not self.leading:
                 await self._repair()
             if self.leading or stands_in:
-                if not await self._round():
-                    await self._sleep()
+                seen = await self._round()
+                if seen < BATCH:
+                    await self._sleep(BREATH if seen else 0.0)
             else:
                 await self._watch()
             self.failing_since = None
@@ -176,17 +178,17 @@ class Beat:
 
     # -- a round ----------------------------------------------------------------------------
 
-    async def _round(self) -> bool:
-        """Send what is due; False if nothing was."""
+    async def _round(self) -> int:
+        """Send what is due; how many schedules were, `BATCH` if there may be more."""
         now, records = await self._store.due_schedules(self._app, BATCH)
         self._behind = now - self._clock.now()
         if not records:
-            return False
+            return 0
         if self._clock.monotonic() - self._proven_at > PROVEN_FOR:
             # What is begun without a broker is sent late; what is not begun, another beat sends in time.
             await self._broker.depth(self._slot)
             self._proven_at = self._clock.monotonic()
-            return True
+            return BATCH
         before = await self._before(records)
         advances = [self._advance(record, now, before.get(record.last_message_id or "")) for record in records]
         mine = await self._store.fire(advances)
@@ -195,7 +197,7 @@ class Beat:
         elif not self.leading:
             self._stands_in_until = self._clock.monotonic() + STANDS_IN_FOR
         await self._publish([tick for ticks in mine for tick in ticks])
-        return True
+        return len(records)
 
     async def _before(self, records: Sequence[ScheduleRecord]) -> Mapping[str, MessageRecord]:
         """The messages of earlier ticks, of schedules that care what became of them."""
@@ -277,10 +279,10 @@ class Beat:
             known = self._queues[message.queue] = (now, await self._store.get_queue(message.queue))
         return known[1]
 
-    async def _sleep(self) -> None:
+    async def _sleep(self, least: float) -> None:
         """Until the next one is due; a second at most, for somebody may have made or changed one."""
         due = await self._store.next_schedule(self._app)
         wait = LOOK_EVERY
         if due is not None:
             wait = min(wait, (due - self._clock.now() - self._behind).total_seconds())
-        await self._clock.sleep(max(wait, 0.0))
+        await self._clock.sleep(max(wait, least))
