@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.measure import Measure
 from benchmarks.measures import (
     backlog,
+    beat,
     drain,
     enqueue_at_once,
     enqueue_many,
@@ -31,4 +32,7 @@ MEASURES: tuple[Measure, ...] = (
     idle_worker.START,
     import_time.MEASURE,
     backlog.MEASURE,
+    beat.SPREAD,
+    beat.JITTERED,
+    beat.AT_ONCE,
 )

@@ -92,6 +92,10 @@ def _to_aio_pika(measure: str, ours: str) -> Callable[[Figures], float]:
     return lambda figures: figures.of(measure, ours) / figures.of(measure, "aio-pika")
 
 
+def _of_beat(store: str, figure: str) -> Callable[[Figures], float]:
+    return lambda figures: figures.of("beat", f"taskq, {store}", figure)
+
+
 _LITE, _PG = "taskq, recorded in SQLite", "taskq, recorded in PostgreSQL"
 _QUORUM = "quorum"
 
@@ -134,6 +138,11 @@ GOALS = (
         lambda f: f.of("backlog", "taskq", "rss") / f.of("backlog", "taskq", "rss_before"),
         1.3,
         at_most=True,
+    ),
+    *(
+        Goal(f"a beat at 167 ticks a second, {store}: {text}", _of_beat(store, figure), limit, at_most=True, unit=unit)
+        for store in ("SQLite", "PostgreSQL")
+        for text, figure, limit, unit in (("CPU", "cpu", 15, " % of a core"), ("lateness p99", "late_p99", 1000, " ms"))
     ),
 )
 

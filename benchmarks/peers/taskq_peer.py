@@ -48,7 +48,7 @@ class TaskqPeer(Peer):
         self.queue = names.queue(BrokerQueue(Kind.TASK, queue.name))
         tasks = [BrokerQueue(Kind.TASK, name) for name in (queue.name, bulk.name, "default", "callbacks")]
         slots = [BrokerQueue(Kind.SLOT, queue.name, index) for index in range(POOL)]
-        seats = [BrokerQueue(Kind.SLOT, name) for name in ("keeper", "beat")]
+        seats = [BrokerQueue(Kind.SLOT, name) for name in ("keeper", f"beat/{app.settings.name}")]
         self.queues = [names.queue(each) for each in (*tasks, *slots, *seats)] + [names.waiting, names.dead]
         self.exchanges = [exchange.name for exchange in names.exchanges()] + [names.store]
         self._since = 0
