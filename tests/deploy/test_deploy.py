@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
+import click
+import pytest
 import yaml
 
+from taskq.cli.root import taskq
 from taskq.settings import load_settings
 from tests.servers import RabbitNode
 from tests.services import need
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-UNIT = DEPLOY / "systemd" / "taskq-worker@.service"
+UNITS = {name: DEPLOY / "systemd" / f"taskq-{name}@.service" for name in ("worker", "beat")}
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
 
@@ -31,8 +34,8 @@ def seconds(text: str) -> int:
     return int(text.removesuffix("s"))
 
 
-def unit_settings() -> dict[str, str]:
-    lines = UNIT.read_text().splitlines()
+def unit_settings(name: str) -> dict[str, str]:
+    lines = UNITS[name].read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
@@ -52,26 +55,45 @@ def test_compose_mounts_what_is_there() -> None:
                 assert (DEPLOY / source).is_file(), source
             elif not source.startswith("$"):
                 assert source in COMPOSE["volumes"], source
-    build = COMPOSE["services"]["worker"]["build"]
-    assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
-    assert (DEPLOY / build["context"] / "pyproject.toml").is_file()
+    for name in ("worker", "beat"):
+        build = COMPOSE["services"][name]["build"]
+        assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
+        assert (DEPLOY / build["context"] / "pyproject.toml").is_file()
 
 
-def test_compose_settings_are_settings() -> None:
-    """Every TASKQ_ variable of the worker is a setting with a value that it takes."""
+@pytest.mark.parametrize("service", ["worker", "beat"])
+def test_compose_settings_are_settings(service: str) -> None:
+    """Every TASKQ_ variable of the worker and of the beats is a setting with a value that it takes."""
     given = {
         name.removeprefix("TASKQ_").lower(): re.sub(r"\$\{\w+\}", "secret", value)
-        for name, value in COMPOSE["services"]["worker"]["environment"].items()
+        for name, value in COMPOSE["services"][service]["environment"].items()
     }
     settings = load_settings(**given)
     assert settings.broker == "amqp://taskq:secret@broker/" and settings.store.startswith("postgresql://")
+
+
+@pytest.mark.parametrize("name", ["worker", "beat"])
+def test_commands_are_commands(name: str) -> None:
+    """What Compose and systemd start is a command of taskq that takes an app and nothing that is not there."""
+    command = taskq.get_command(click.Context(taskq), name)
+    assert command is not None
+    started = [COMPOSE["services"][name]["command"], unit_settings(name)["ExecStart"].split()[1:]]
+    for words in started:
+        assert words[0] == name
+        context = command.make_context(name, [re.sub(r"\$\{APP.*\}", "shop:app", word) for word in words[1:]])
+        assert context.params["app"] == "shop:app"
+
+
+def test_one_beat_can_die() -> None:
+    """Compose starts more than one beat."""
+    assert COMPOSE["services"]["beat"]["deploy"]["replicas"] > 1
 
 
 def test_stopping_takes_as_long_as_the_grace() -> None:
     """Compose and systemd wait longer for a worker than its tasks get to finish."""
     worker = COMPOSE["services"]["worker"]
     assert seconds(worker["stop_grace_period"]) > float(worker["environment"]["TASKQ_GRACE"])
-    assert int(unit_settings()["TimeoutStopSec"]) > load_settings().grace
+    assert int(unit_settings("worker")["TimeoutStopSec"]) > load_settings().grace
 
 
 def test_timeouts_agree() -> None:
@@ -93,14 +115,15 @@ def test_dockerfile() -> None:
     assert re.search(r"^USER (?!root)", text, re.MULTILINE)
 
 
-def test_units_verify(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["worker", "beat"])
+def test_units_verify(name: str, tmp_path: Path) -> None:
     """`systemd-analyze verify` finds nothing to say about the units."""
     analyze = need("systemd-analyze", "systemd")
     program = tmp_path / "taskq"  # the one that the unit names is installed by whoever deploys
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    unit = tmp_path / UNIT.name.replace("@", "@shop")
-    unit.write_text(UNIT.read_text().replace("/opt/taskq/bin/taskq", str(program)))
+    unit = tmp_path / UNITS[name].name.replace("@", "@shop")
+    unit.write_text(UNITS[name].read_text().replace("/opt/taskq/bin/taskq", str(program)))
     target = tmp_path / "taskq.target"
     target.write_text((DEPLOY / "systemd" / "taskq.target").read_text())
     done = subprocess.run([analyze, "verify", "--man=no", str(target), str(unit)], capture_output=True, text=True)
@@ -118,9 +141,10 @@ def test_verify_would_tell(tmp_path: Path) -> None:
 
 
 def test_sysusers() -> None:
-    """The user that the unit names is the one that sysusers makes."""
+    """The user that the units name is the one that sysusers makes."""
     text = (DEPLOY / "systemd" / "taskq.sysusers.conf").read_text()
-    assert re.search(rf"^u {unit_settings()['User']} ", text, re.MULTILINE)
+    for name in UNITS:
+        assert re.search(rf"^u {unit_settings(name)['User']} ", text, re.MULTILINE)
 
 
 async def test_rabbitmq_takes_configuration_and_policies(rabbit_node: Callable[..., RabbitNode]) -> None:
