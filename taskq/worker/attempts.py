@@ -35,6 +35,7 @@ T = TypeVar("T")
 SHOW_AFTER = 1.0  # seconds: a run that takes longer gets its row
 UNKNOWN_TASK_DELAY = 1.0  # seconds, doubled by every worker that does not know the task
 UNKNOWN_TASK_DELAY_MOST = 60.0
+MISSES_MOST = 1000  # FIFO heads whose looks are remembered here
 OVERDUE = 1.8  # of the longest hold: a run of that age may have been taken back from its worker for its age alone
 LOOK_ELSEWHERE = 1.0  # seconds between looks at a run that another worker goes on with
 
@@ -200,6 +201,9 @@ class Attempts:
                         return await self._give_back(run)
                     case Missed(delay) if run.unit.in_place:
                         return await self._pass_on(run, delay)
+                    case Missed() if run.unit.ordered:
+                        run.unit.step_back()  # the slot to the next in line: it may know the task
+                        return self._settle(run, outcome)
                     case Again() | Later() if run.unit.in_place:
                         if not await self._settle_in_place(run, outcome):
                             return self._let_go(run)
@@ -311,6 +315,8 @@ class Attempts:
     async def _pass_on(self, run: Run, delay: float) -> None:
         """Hand a FIFO head whose task is not known here to the next worker in line, after a pause."""
         self.misses[run.message.id] = self.misses.get(run.message.id, 0) + 1
+        if len(self.misses) > MISSES_MOST:
+            del self.misses[next(iter(self.misses))]  # run by another worker long since
         await self._unclaim(run)
         await self._hold(run, delay)
         run.unit.step_back()

@@ -127,6 +127,29 @@ async def test_an_unknown_task_goes_round_to_a_worker_that_knows_it(
     await newer.close()
 
 
+async def test_the_only_slot_goes_on_to_a_worker_that_knows_the_task(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker with older code does not keep it while it knows nothing of what is to run."""
+    queue = room.app.declare_queue(Queue("two", parallelism=2))
+    newer = room.make_app()
+
+    @newer.task(name="new", queue=queue)
+    async def new() -> str:
+        return "ran"
+
+    await (await room.store()).ensure_queue(queue)
+    await room.set_queue(queue.name, parallelism=1)
+    await room.worker(settings={"unknown_task_limit": 3})
+    handle = await new.enqueue_async()
+    await eventually(lambda: "'new' is not known here" in caplog.text)
+    await room.worker(app=newer)
+    assert await handle.get_result_async(15) == "ran"
+    for worker in list(room._workers):
+        await room.stop(worker)
+    await newer.close()
+
+
 async def test_a_task_that_no_worker_knows_is_dead_lettered_after_the_bound(room: Room) -> None:
     """With the task's name and how many looked; the messages behind it run."""
     sender = room.make_app()
