@@ -121,11 +121,15 @@ class Attempts:
         return run
 
     def forget(self, run: Run) -> None:
-        """Its delivery has become invalid, or it has ended."""
+        """Its delivery has become invalid, or it has ended.
+
+        What came by the channel of another unit, and was not acknowledged, is in hand there still.
+        """
         if self.runs.get(run.message.id) is not run:
             return
         del self.runs[run.message.id]
-        later, run.later = run.later, []
+        elsewhere = [(delivery, unit) for delivery, unit in run.copies if unit is not run.unit]
+        later, run.later = elsewhere + run.later, []
         for delivery, unit in later:
             if delivery.valid:
                 self._look_anew(delivery, unit, run)
@@ -426,8 +430,10 @@ class Attempts:
     def _return(self, run: Run) -> None:
         """Unacknowledged: it goes back when its channel closes, or starts anew if the broker has brought it again."""
         self._let_go(run)
-        if run.unit.ordered and run.unit.wanted and run.delivery.valid:
-            self._look_anew(run.delivery, run.unit, run)
+        if run.unit.ordered and run.unit.wanted:
+            for delivery in [run.deliveries[0], *(copy for copy, unit in run.copies if unit is run.unit)]:
+                if delivery.valid:
+                    self._look_anew(delivery, run.unit, run)
 
     def _let_go(self, run: Run) -> None:
         self.forget(run)

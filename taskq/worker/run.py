@@ -33,7 +33,7 @@ class Run:
     """One message, from its delivery to its acknowledgement.
 
     deliveries   every delivery of it that this process holds; the last is the one that counts
-    copies       (delivery, unit) of those after the first: they came while it was here
+    copies       (delivery, unit) of those after the first, while they are in hand: they came while it was here
     later        (delivery, unit) that do not share its fate: each has its own turn once this one is gone
     claim        bool: it may have run before, and is claimed before it runs
     overtaken    bool: when it last ran here, somebody else's claim stood above it
@@ -113,6 +113,7 @@ class Run:
         """Tell the broker to forget it."""
         for delivery in self.deliveries:
             delivery.acknowledge()
+        self.copies = []
 
     def look_anew(self) -> None:
         """Have each of its deliveries begin again from its claim: somebody else's claim stands above this run.
@@ -122,6 +123,7 @@ class Run:
         """
         self.overtaken = True
         self.later = [(self.deliveries[0], self.unit), *self.copies, *self.later]
+        self.copies = []
 
 
 class Places:

@@ -141,3 +141,30 @@ async def test_a_run_that_is_overtaken_waits_for_the_one_that_goes_on(room: Room
     assert await handle.get_result_async(10) == 2
     await eventually(lambda: not any(worker.in_hand() for worker in workers))
     assert began == [1, 2]
+
+
+async def test_a_copy_in_the_hands_of_another_slot_runs_when_the_first_lets_go(room: Room) -> None:
+    """A slot lost the channel of its message, and another slot of the same worker was given it: it is not forgotten."""
+    began: list[int] = []
+    gate = asyncio.Event()
+
+    @room.app.task(name="slow", queue=Queue("pair", parallelism=2))
+    async def slow() -> int:
+        began.append(len(began) + 1)
+        mine = began[-1]
+        if mine == 1:
+            await gate.wait()
+        return mine
+
+    worker = await room.worker()
+    units = worker.servers["pair"].units
+    await eventually(lambda: [unit.active for unit in units] == [True, True])
+    handle = await slow.enqueue_async()
+    await eventually(lambda: began == [1])
+    (run,) = worker.in_hand()
+    await run.unit.subscription.close()  # type: ignore[union-attr]
+    await eventually(lambda: len(run.copies) == 1 and run.copies[0][1] is not run.unit)
+    run.unit.let_go_all()
+    assert await handle.get_result_async(10) == 2
+    await eventually(lambda: not worker.in_hand())
+    assert await room.depth("pair") == 0
