@@ -18,7 +18,7 @@ import msgpack
 
 from taskq.broker.base import Broker
 from taskq.clock import Clock
-from taskq.dispatch import Dispatcher, limits, task_queue
+from taskq.dispatch import Dispatcher, control, limits, task_queue
 from taskq.errors import BrokerUnavailable, Duplicate, ResultTimeout, StoreUnavailable, TaskqError
 from taskq.handle import Ending, Mailbox
 from taskq.message import CONTENT_TYPE, Message
@@ -201,7 +201,7 @@ class Client:
         marked = replace(message, repeated=True)
         row = OutboxRow(
             id=f"{message.id}/enqueue/0",
-            target="waiting" if message.not_before is not None else "queue",
+            target="waiting" if message.waits else "queue",
             queue=message.queue,
             body=marked.encode(),
             content_type=CONTENT_TYPE,
@@ -346,8 +346,3 @@ def reply(message_id: str, ending: Ending) -> list[Any]:
         ending.result_type,
         [failure.type, failure.message, failure.traceback] if failure else None,
     ]
-
-
-def control(body: dict[str, Any]) -> bytes:
-    """A control message as bytes."""
-    return msgpack.packb(body)  # type: ignore[no-any-return]

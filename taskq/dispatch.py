@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Any
+
+import msgpack
 
 from taskq.broker.base import DEAD, WAITING, Broker, BrokerQueue, Kind, Outgoing
 from taskq.clock import Clock
@@ -111,7 +114,7 @@ class Dispatcher:
 
     def outgoing(self, message: Message, queue: Queue | QueueRecord | None) -> Outgoing:
         """Where the message goes, as far as is known without asking the store."""
-        if message.not_before is not None:
+        if message.waits:
             return Outgoing(WAITING, message.encode(), message.id, CONTENT_TYPE)
         partitions = queue.partitions if queue is not None else None
         if partitions is not None and message.key is not None:
@@ -149,3 +152,8 @@ def _obeys_priorities(queue: Queue | QueueRecord | None) -> bool:
 def limits(queue: Queue) -> bool:
     """Whether a Queue says anything beyond its name."""
     return queue != Queue(queue.name)
+
+
+def control(body: dict[str, Any]) -> bytes:
+    """What is broadcast to all processes, as bytes."""
+    return msgpack.packb(body)  # type: ignore[no-any-return]

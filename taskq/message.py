@@ -20,6 +20,7 @@ import msgpack
 
 from taskq.clock import from_ms, to_ms
 from taskq.errors import InvalidMessage
+from taskq.flow import Flow
 from taskq.queue import MAX_PRIORITY
 from taskq.retry import Retry
 
@@ -59,6 +60,8 @@ class Message:
     timeout        float, seconds of one attempt | None: the task's own
     priority       int, 0 to 31, larger first
     key            str | None: messages of one key keep their order (partitioned queues)
+    flow           Flow | None: its key and limits of flow control
+    granted        bool: its key let this copy go; it asks again when it starts
     dedup_id       str | None
     retry          Retry | None: overrides the task's own
     reply_to       str | None: the reply queue of the process that enqueued it
@@ -82,6 +85,8 @@ class Message:
     timeout: float | None = None
     priority: int = 0
     key: str | None = None
+    flow: Flow | None = None
+    granted: bool = False
     dedup_id: str | None = None
     retry: Retry | None = None
     reply_to: str | None = None
@@ -116,6 +121,8 @@ class Message:
             wire["expires"] = to_ms(self.expires_at)
         if self.retry is not None:
             wire["retry"] = self.retry.to_wire()
+        if self.flow is not None:
+            wire["flow"] = self.flow.to_wire()
         for name in _PLAIN:
             value = getattr(self, name)
             if value:
@@ -124,22 +131,34 @@ class Message:
 
     def next_attempt(self, not_before: datetime) -> Message:
         """The copy that asks for one attempt more, not before that instant, one hop on."""
-        return replace(self, attempt=self.attempt + 1, hop=self.hop + 1, not_before=not_before, repeated=False)
+        return replace(self._onward(not_before), attempt=self.attempt + 1)
 
     def snoozed(self, not_before: datetime) -> Message:
         """The copy that asks for the same attempt again, later, one hop on."""
-        return replace(self, snoozes=self.snoozes + 1, hop=self.hop + 1, not_before=not_before, repeated=False)
+        return replace(self._onward(not_before), snoozes=self.snoozes + 1)
 
     def missed(self, not_before: datetime) -> Message:
         """The copy that looks for a worker that knows its task, one hop on."""
-        return replace(self, misses=self.misses + 1, hop=self.hop + 1, not_before=not_before, repeated=False)
+        return replace(self._onward(not_before), misses=self.misses + 1)
+
+    def held(self, since: datetime) -> Message:
+        """The copy that waits for its key, in the place of one that has waited since then, one hop on."""
+        return self._onward(since)
+
+    def _onward(self, not_before: datetime) -> Message:
+        return replace(self, hop=self.hop + 1, not_before=not_before, repeated=False, granted=False)
 
     def released(self) -> Message:
         """The copy that leaves the waiting room for its queue, one hop on."""
-        return replace(self, hop=self.hop + 1, not_before=None)
+        return replace(self, hop=self.hop + 1, not_before=None, granted=self.flow is not None)
+
+    @property
+    def waits(self) -> bool:
+        """It goes to the waiting room, not to its queue."""
+        return self.not_before is not None or (self.flow is not None and not self.granted)
 
 
-_PLAIN = ("snoozes", "priority", "key", "dedup_id", "recorded", "repeated", "misses")
+_PLAIN = ("snoozes", "priority", "key", "granted", "dedup_id", "recorded", "repeated", "misses")
 
 
 def decode(data: bytes, content_type: str | None = CONTENT_TYPE) -> Message:
@@ -174,6 +193,7 @@ def decode(data: bytes, content_type: str | None = CONTENT_TYPE) -> Message:
             expires_at=_instant(wire.get("expires")),
             timeout=wire.get("timeout"),
             retry=Retry.from_wire(wire["retry"]) if "retry" in wire else None,
+            flow=Flow.from_wire(wire["flow"]) if "flow" in wire else None,
             reply_to=wire.get("reply"),
             **{name: wire[name] for name in _PLAIN if name in wire},
         )

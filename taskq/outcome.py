@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import traceback as traceback_module
 from dataclasses import dataclass
+from datetime import datetime
 from random import Random
 
 from taskq.errors import Reject, RetryAfter, Snooze
@@ -86,6 +87,13 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Its flow key lets nothing more start; it waits in the place of one that has waited since then."""
+
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Missed:
     """The task is not known here; after `delay` seconds another worker may know it."""
 
@@ -115,7 +123,7 @@ class GivenBack:
     """The worker stops: the run ended without an outcome and another worker starts it anew."""
 
 
-Outcome = Done | Again | Later | Missed | Dead | Expired | Cancelled | GivenBack
+Outcome = Done | Again | Later | Held | Missed | Dead | Expired | Cancelled | GivenBack
 
 
 def decide(message: Message, error: BaseException, *, policy: Retry, attempt: int, rng: Random) -> Outcome:

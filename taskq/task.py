@@ -18,9 +18,10 @@ from typing import Any, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVa
 
 from taskq.clock import Clock
 from taskq.errors import InvalidArguments, InvalidSetting
+from taskq.flow import Flow
 from taskq.handle import Handle
 from taskq.message import MAX_ID_CHARS, Message, new_id
-from taskq.queue import MAX_PRIORITY, Queue
+from taskq.queue import MAX_PRIORITY, Queue, RateLimit
 from taskq.retry import YEAR, Retry
 from taskq.serialization import MSGPACK, encode_arguments
 
@@ -75,6 +76,9 @@ class Options(TypedDict, total=False):
     retry         Retry, instead of the task's own
     priority      0 to 31, larger first; obeyed by queues with priorities
     key           messages of one key keep their order, on a partitioned queue
+    flow_key      messages of one key share limits, whatever their queues (flow control)
+    flow_parallelism  at most so many runs of the flow key at once
+    flow_rate     RateLimit, of the flow key's starts
     dedup_id      at most one unfinished message of the queue has it
     dedup_window  seconds that it holds instead, finished or not
     on_duplicate  "raise" (default), "return_existing" (its handle) or "replace" (cancel it, unless it started)
@@ -90,6 +94,9 @@ class Options(TypedDict, total=False):
     retry: Retry
     priority: int
     key: str
+    flow_key: str
+    flow_parallelism: int
+    flow_rate: RateLimit
     dedup_id: str
     dedup_window: float
     on_duplicate: OnDuplicate
@@ -210,6 +217,7 @@ class Task(Generic[P, R]):
             timeout=options.get("timeout"),
             priority=options.get("priority", 0),
             key=options.get("key"),
+            flow=_flow_of(self.name, options),
             dedup_id=options.get("dedup_id"),
             retry=options.get("retry"),
         )
@@ -316,6 +324,7 @@ def check_options(task: str, options: Options) -> None:
         number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not number or not 0 <= seconds <= YEAR or (seconds == 0 and name != "delay"):  # type: ignore[operator]
             raise InvalidSetting(f"{task}: {name} must be seconds, {lowest} and at most a year, got {value!r}")
+    _flow_of(task, options)
     priority = options.get("priority", 0)
     if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
         raise InvalidSetting(f"{task}: priority must be a whole number from 0 to {MAX_PRIORITY}, got {priority!r}")
@@ -346,6 +355,18 @@ def _check_texts(task: str, options: Options) -> None:
     for key, value in headers.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidSetting(f"{task}: headers map text to text, got {key!r}: {value!r}")
+
+
+def _flow_of(task: str, options: Options) -> Flow | None:
+    limits = {"flow_parallelism", "flow_rate"} & options.keys()
+    if "flow_key" not in options:
+        if limits:
+            raise InvalidSetting(f"{task}: {min(limits)} is a limit of a flow_key: give one")
+        return None
+    try:
+        return Flow(options["flow_key"], options.get("flow_parallelism"), options.get("flow_rate"))
+    except ValueError as error:
+        raise InvalidSetting(f"{task}: {error}") from None
 
 
 def check_key(queue: Queue, options: Options) -> None:

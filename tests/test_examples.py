@@ -19,6 +19,7 @@ EMBEDDED = {
     "lanes": "each of 4 customers in order",
     "parallelism": "40 pages, at most 10 at once",
     "rate_limit": "12 calls; start[i+5] - start[i] was at least 1 s",
+    "flow_control": "40 messages of acme, two at a time",
     "priorities": "answered: outage, question, second question, newsletter, survey",
     "retries": "'flaky': 4, 'polite': 2, 'unready': 3, 'broken': 3, 'refused': 1",
     "delays": "due after 0.6 s",

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent / "taskq"
 
 GROUND = {
     "errors", "clock", "duration", "expression", "queue", "retry", "message", "outcome", "serialization", "settings",
-    "context", "group", "timetable",
+    "context", "group", "timetable", "flow",
 }  # fmt: skip
 PORTS = {"broker.base", "store.base"}
 SHARED = GROUND | PORTS | {"dispatch", "dead_letter"}
@@ -64,7 +64,7 @@ FOREIGN = {
     "uvloop": {"worker.process"},
     "watchfiles": {"worker.supervisor", "cli.dev"},
     # Wire forms of our own: envelopes, dead letters, replies, broadcasts, frames to children.
-    "msgpack": {"message", "serialization", "dead_letter", "client", "worker", "admin"},
+    "msgpack": {"message", "serialization", "dead_letter", "dispatch", "client", "worker", "admin"},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 
 from taskq.broker.base import Broker
-from taskq.client import control
+from taskq.dispatch import control
 
 ASK_EVERY = 0.5  # seconds: a worker that was just connecting, or whose answer was lost, is asked again
 QUIET = 0.4  # seconds without a further answer after which all have answered

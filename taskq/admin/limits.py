@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from taskq.broker.base import Broker
-from taskq.client import control
+from taskq.dispatch import control
 from taskq.errors import InvalidQueue
 from taskq.queue import QueueRecord
 from taskq.store.base import Store

@@ -19,9 +19,8 @@ from taskq.admin.census import Census
 from taskq.admin.drain import Advance, StillHeld, drain
 from taskq.admin.limits import change
 from taskq.broker.base import Broker, BrokerQueue, Delivery, Kind, Outgoing
-from taskq.client import control
 from taskq.clock import Clock
-from taskq.dispatch import broker_queues, task_queue
+from taskq.dispatch import broker_queues, control, task_queue
 from taskq.errors import InvalidMessage, QueueMismatch, TaskqError
 from taskq.message import CONTENT_TYPE, Message, decode
 from taskq.queue import Queue, QueueRecord, lane_of

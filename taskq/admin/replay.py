@@ -59,6 +59,7 @@ def again(message: Message, now: datetime) -> Message:
         expires_at=None,
         dedup_id=None,
         reply_to=None,
+        granted=False,
         recorded=False,
         # It may be published twice, here and by the keeper: its first start asks the store.
         repeated=True,

@@ -25,6 +25,7 @@ COMMANDS = {
     "send": "taskq.cli.send:send",
     "status": "taskq.cli.status:status",
     "queues": "taskq.cli.queues:queues",
+    "flow": "taskq.cli.flow:flow",
     "messages": "taskq.cli.messages:messages",
     "dlq": "taskq.cli.dlq:dlq",
     "schedules": "taskq.cli.schedules:schedules",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from taskq import dead_letter
 from taskq.broker.base import DEAD, WAITING, Broker, BrokerQueue, Delivery, Loss, Outgoing
@@ -61,20 +62,26 @@ class Booking(Intake):
     def __init__(self, *, broker: Broker, store: Store, clock: Clock, on_due: Callable[[int], None]) -> None:
         super().__init__(broker=broker, store=store, clock=clock)
         self._on_due = on_due
+        self._latest = clock.now()
 
     async def _take(self, deliveries: list[Delivery]) -> list[None]:
-        rows, now = [], self._clock.now()
+        rows = []
         for delivery in deliveries:
             try:
                 message = decode(delivery.body, delivery.content_type)
             except InvalidMessage as error:
                 await self._bury(delivery, error)
                 continue
-            rows.append(WaitingRow(message, message.not_before or now))
+            rows.append(WaitingRow(message, message.not_before or self._now()))
         if rows:
             await self._store.book(rows)
             self._on_due(min(to_ms(row.due_at) for row in rows))
         return [None] * len(deliveries)
+
+    def _now(self) -> datetime:
+        """Later with every message: what waits for its key alone keeps the order in which it came."""
+        self._latest = max(self._clock.now(), self._latest + timedelta(microseconds=1))
+        return self._latest
 
     async def _bury(self, delivery: Delivery, error: InvalidMessage) -> None:
         letter = dead_letter.of_bytes(

@@ -6,11 +6,13 @@ bookings and archive entries are keyed, and copies of a message are told apart b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 
 from taskq.broker.base import Broker, BrokerQueue, Kind
 from taskq.clock import Clock
-from taskq.dispatch import Dispatcher
+from taskq.dispatch import Dispatcher, control
 from taskq.keeper.intake import Archive, Booking
 from taskq.keeper.release import Release
 from taskq.seat import Seat
@@ -35,7 +37,7 @@ class Keeper:
             dead_letters=settings.dead_letter_retention,
             log=settings.log_retention,
         )
-        self._release = Release(store=store, dispatcher=dispatcher, clock=clock)
+        self._release = Release(store=store, dispatcher=dispatcher, clock=clock, on_heads=self._tell_heads)
         self._seat = Seat(SEAT, self._lead, broker=broker, store=store, clock=clock, settings=settings)
 
     @property
@@ -67,6 +69,9 @@ class Keeper:
         async with anyio.create_task_group() as group:
             for what, part in parts.items():
                 group.start_soon(self._seat.insist, what, part)
+
+    def _tell_heads(self, message_ids: Sequence[str]) -> None:
+        self._broker.broadcast(control({"granted": list(message_ids)}))
 
     async def _prune(self) -> None:
         while True:

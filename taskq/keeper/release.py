@@ -1,4 +1,5 @@
-"""Out of the waiting room: what is due is published onto its queue, and publishes that others left undone are done.
+"""Out of the waiting room: what is due, and let go by its key if it has one, is published onto its queue; and
+publishes that others left undone are done.
 
 The loop sleeps until the next due instant: it knows it from its own bookings, from what workers
 tell, and from a look every few seconds.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from taskq import dead_letter
 from taskq.clock import Clock, to_ms
@@ -27,13 +29,18 @@ BATCH = 500
 LEASE = 10.0
 LOOK_EVERY = 2.5  # seconds: idle costs less than one query a second
 OUTBOX_EVERY = 2.5  # seconds between looks for publishes left undone
+AHEAD_FIRST = 16  # messages with keys that may be on a queue and not yet begun
+AHEAD_LEAST, AHEAD_MOST = 4, 1000
+FRUITLESS_MOST = 20  # looks at keys that let nothing go, before a pause
 KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
 
 
 class Release:
-    """See the module. The clock tells the store's time."""
+    """See the module. The clock tells the store's time; `on_heads` is told of heads that their keys let go."""
 
-    def __init__(self, *, store: Store, dispatcher: Dispatcher, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, dispatcher: Dispatcher, clock: Clock, on_heads: Callable[[Sequence[str]], None]
+    ) -> None:
         self._store = store
         self._dispatcher = dispatcher
         self._clock = clock
@@ -41,6 +48,10 @@ class Release:
         self._sooner = asyncio.Event()
         self._records: dict[str, tuple[float, QueueRecord | None]] = {}
         self._outbox_at = 0.0
+        self._on_heads = on_heads
+        self._after_key: str | None = None
+        self._ahead = Ahead()
+        self._fruitless = 0  # looks at keys, one after the other, that let nothing go
 
     def due(self, due_ms: int) -> None:
         """Something is due then: look no later."""
@@ -60,13 +71,28 @@ class Release:
         rows = await self._store.claim_due(BATCH, LEASE)
         if rows:
             await self._publish(rows)
+        keyed = await self._let_go()
         outbox: list[OutboxRow] = []
         if self._clock.monotonic() >= self._outbox_at:
             outbox = await self._store.claim_outbox(BATCH, LEASE)
             await self._repair(outbox)
             if not outbox:
                 self._outbox_at = self._clock.monotonic() + OUTBOX_EVERY
-        return bool(rows or outbox)
+        return bool(rows or outbox or keyed)
+
+    async def _let_go(self) -> bool:
+        """Publish what its key lets go; the keys take turns. False: nothing more would go at once."""
+        found = await self._store.let_go(self._after_key, BATCH, LEASE, ahead=self._ahead.of_queues, most=AHEAD_FIRST)
+        self._fruitless = 0 if found.rows else self._fruitless + 1
+        self._after_key = found.last
+        if found.next_at is not None:
+            self._next_ms = min(self._next_ms, to_ms(found.next_at))
+        if found.heads:
+            self._on_heads(found.heads)
+        if found.rows:
+            await self._publish(found.rows)
+        self._ahead.went(found.rows)
+        return bool(found.rows) or (found.more and self._fruitless % FRUITLESS_MOST != 0)
 
     async def _sleep(self) -> None:
         """Until the next due instant, or until somebody tells of an earlier one."""
@@ -156,3 +182,27 @@ class Release:
             else:
                 done.append(row.id)
         await self._store.published(done)
+
+
+class Ahead:
+    """How many messages with keys each queue may hold that have not begun.
+
+    Few, so that a key that comes late is not behind all that another key has let go; and as many as
+    begin in a moment, so that no worker waits.
+    """
+
+    def __init__(self) -> None:
+        self.of_queues: dict[str, int] = {}
+
+    def went(self, rows: Sequence[WaitingRow]) -> None:
+        """These were let go. Where all that had gone before has begun, twice as many may go the next time; where but
+        few have, half as many."""
+        for queue, count in Counter(row.message.queue for row in rows).items():
+            held = self.of_queues.get(queue)
+            if held is None:
+                held = AHEAD_FIRST
+            elif count >= held:
+                held *= 2
+            elif count * 4 <= held:
+                held //= 2
+            self.of_queues[queue] = min(max(held, AHEAD_LEAST), AHEAD_MOST)

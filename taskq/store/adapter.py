@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import EllipsisType
 from typing import Concatenate, ParamSpec, TypeVar
 
 from taskq.clock import Clock, SystemClock
 from taskq.errors import InvalidMessage, StoreUnavailable
+from taskq.flow import FlowRecord
 from taskq.message import Message
 from taskq.outcome import Status
 from taskq.queue import Queue, QueueRecord, RateLimit
 from taskq.store import schema, sql
 from taskq.store.base import (
     Advance,
+    Ask,
     CancelEffect,
     Changes,
     Claim,
@@ -30,11 +32,13 @@ from taskq.store.base import (
     DeadLetter,
     Deduplicated,
     Firing,
+    LetGo,
     LogEntry,
     MessageFilter,
     MessageRecord,
     OutboxRow,
     Page,
+    Permit,
     Permits,
     Reconciled,
     Retention,
@@ -201,11 +205,14 @@ class SqlStore:
 
     async def claim_due(self, limit: int, lease: float) -> list[WaitingRow]:
         due, asked, unreadable = await self._write(sql.waiting.claim_due, limit, lease)
+        await self._see_to(asked, unreadable)
+        return due
+
+    async def _see_to(self, asked: Sequence[str], unreadable: Sequence[tuple[str, int]]) -> None:
         if asked:
             await self._write(sql.cancels.end_surfaced, asked)
         if unreadable:
             await self._write(sql.dead_letters.archive_unreadable, unreadable)
-        return due
 
     async def released(self, keys: Sequence[tuple[str, int]]) -> None:
         await self._write(sql.waiting.released, keys)
@@ -284,6 +291,50 @@ class SqlStore:
 
     async def restamp(self, queue: str, after: int) -> None:
         await self._write(sql.starts.restamp, queue, after)
+
+    # Flow control
+
+    async def let_go(
+        self, after: str | None, limit: int, lease: float, *, ahead: Mapping[str, int], most: int
+    ) -> LetGo:
+        found, asked, unreadable = await self._write(sql.waiting.let_go, after, limit, lease, ahead, most)
+        await self._see_to(asked, unreadable)
+        return found
+
+    async def take_permits(self, asks: Sequence[Ask], lease: float) -> list[Permit]:
+        return await self._write(sql.flow.take, asks, lease)
+
+    async def renew_permits(self, worker: str, lease: float) -> list[str]:
+        return await self._write(sql.flow.renew, worker, lease)
+
+    async def give_back_permits(self, worker: str, message_ids: Sequence[str]) -> None:
+        await self._write(sql.flow.give_back, worker, message_ids)
+
+    async def restamp_flow(self, key: str, after: int) -> None:
+        await self._write(sql.starts.restamp, sql.flow.window(key), after)
+
+    async def get_flow(self, key: str) -> FlowRecord | None:
+        return await self._read(sql.flow.get_flow, key)
+
+    async def list_flow(self, *, search: str = "", cursor: str | None = None, limit: int = 100) -> Page:
+        return await self._read(sql.flow.list_flow, search, cursor, limit)
+
+    async def set_flow(
+        self,
+        key: str,
+        *,
+        paused: bool | EllipsisType = ...,
+        parallelism: int | None | EllipsisType = ...,
+        rate_limit: RateLimit | None | EllipsisType = ...,
+        pinned_parallelism: bool | EllipsisType = ...,
+        pinned_rate: bool | EllipsisType = ...,
+    ) -> FlowRecord:
+        return await self._write(
+            sql.flow.set_flow, key, paused, parallelism, rate_limit, pinned_parallelism, pinned_rate
+        )
+
+    async def reset_flow(self, key: str) -> bool:
+        return await self._write(sql.flow.reset, key)
 
     # Deduplication
 

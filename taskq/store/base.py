@@ -12,12 +12,13 @@ repeated with the same arguments, and its effect is that of once.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import EllipsisType
 from typing import Any, Protocol
 
+from taskq.flow import Flow, FlowRecord
 from taskq.message import Message
 from taskq.outcome import Failure, Status
 from taskq.queue import Queue, QueueRecord, RateLimit
@@ -167,6 +168,57 @@ class WaitingRow:
 
     message: Message
     due_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Messages that their keys let go.
+
+    rows     WaitingRows, the caller's to publish
+    heads    ids of heads of ordered queues, which wait where they are
+    next_at  datetime | None: when more may follow by itself; None: not before something happens
+    last     str | None: the key to go on after, so that keys take turns
+    more     bool: there are keys that were not looked at
+    """
+
+    rows: list[WaitingRow]
+    heads: list[str]
+    next_at: datetime | None
+    last: str | None
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A run that is about to start asks its key. `in_place`: if it may not, it waits where it is."""
+
+    message: Message
+    worker: str
+    in_place: bool
+
+    @property
+    def flow(self) -> Flow:
+        """What the message says about its key."""
+        assert self.message.flow is not None
+        return self.message.flow
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The answer.
+
+    granted   bool
+    since     datetime: its place in line
+    retry_in  float, seconds after which asking again may help
+    rate      RateLimit | None: of the window that the start was stamped in
+    before    int: the starts that the window had counted before this one
+    """
+
+    granted: bool
+    since: datetime
+    retry_in: float = 0.0
+    rate: RateLimit | None = None
+    before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -573,6 +625,62 @@ class Queues(Protocol):
         ...
 
 
+class FlowKeys(Protocol):
+    """Flow control by key: who may start. Messages that have a key wait in the waiting room when they are due."""
+
+    async def let_go(
+        self, after: str | None, limit: int, lease: float, *, ahead: Mapping[str, int], most: int
+    ) -> LetGo:
+        """Reserve permits for the oldest waiters of the keys, as far as these allow; the keys after
+        `after` come first.
+
+        lease: seconds for which the waiting rows are the caller's, as with `claim_due`.
+        ahead: queue -> how many may be let go and not yet begun; `most` for other queues.
+        """
+        ...
+
+    async def take_permits(self, asks: Sequence[Ask], lease: float) -> list[Permit]:
+        """The right to start, for each: one that was let go has it, unless its key was paused, or its rate is full
+        meanwhile; others have it if there is room and nobody has waited for longer. It counts for `lease` seconds."""
+        ...
+
+    async def renew_permits(self, worker: str, lease: float) -> list[str]:
+        """All of the worker's permits count for so long from now; ids of their messages. One that has lapsed is not
+        among them."""
+        ...
+
+    async def give_back_permits(self, worker: str, message_ids: Sequence[str]) -> None:
+        """These runs ended without an outcome; their messages keep their places for a while."""
+        ...
+
+    async def restamp_flow(self, key: str, after: int) -> None:
+        """`restamp`, of a key's window."""
+        ...
+
+    async def get_flow(self, key: str) -> FlowRecord | None: ...
+
+    async def list_flow(self, *, search: str = "", cursor: str | None = None, limit: int = 100) -> Page:
+        """FlowRecords, by key; those whose key contains `search`."""
+        ...
+
+    async def set_flow(
+        self,
+        key: str,
+        *,
+        paused: bool | EllipsisType = ...,
+        parallelism: int | None | EllipsisType = ...,
+        rate_limit: RateLimit | None | EllipsisType = ...,
+        pinned_parallelism: bool | EllipsisType = ...,
+        pinned_rate: bool | EllipsisType = ...,
+    ) -> FlowRecord:
+        """Change what is given; the key is made if there is none."""
+        ...
+
+    async def reset_flow(self, key: str) -> bool:
+        """Forget the starts of its present window; False: no such key."""
+        ...
+
+
 class Dedup(Protocol):
     """Deduplication ids."""
 
@@ -641,7 +749,7 @@ class Schedules(Protocol):
         ...
 
 
-class Store(Messages, Cancels, Waiting, DeadLetters, Queues, Dedup, Schedules, Protocol):
+class Store(Messages, Cancels, Waiting, DeadLetters, Queues, FlowKeys, Dedup, Schedules, Protocol):
     """All of it, and the life of the adapter. Bound to no event loop; safe to call from one at a time."""
 
     @property

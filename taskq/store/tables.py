@@ -17,6 +17,8 @@ different days.
     taskq_queues        the authority on every queue;  taskq_queues_gone  names of deleted ones, for `changes`
     taskq_windows       one row per rate-limited queue: the lock of its window, and starts counted so far
     taskq_starts        the window's stamps: one row per grant, with the count reached by it
+    taskq_flow          keys of flow control: their limits, and whether they are paused
+    taskq_permits       messages that a key lets go: reserved, running, or a head of an ordered queue that waits
     taskq_dedup         deduplication ids and the message that holds each
     taskq_cancels       requests to cancel unfinished messages
     taskq_schedules     what is to be sent, and when; how far each has come
@@ -109,7 +111,29 @@ waiting = Table(
     Column("due_at", BigInteger, nullable=False),
     Column("claimed_until", BigInteger, nullable=False, server_default="0"),  # 0: not claimed
     Column("body", LargeBinary, nullable=False),
-    Index("taskq_waiting_due", "due_at", "id"),
+    Column("flow_key", Text),  # it is let go by its key, not by its time alone
+    Index(
+        "taskq_waiting_due",
+        "due_at",
+        "id",
+        sqlite_where=text("flow_key IS NULL"),
+        postgresql_where=text("flow_key IS NULL"),
+    ),
+    Index(
+        "taskq_waiting_flow",
+        "flow_key",
+        "due_at",
+        "id",
+        sqlite_where=text("flow_key IS NOT NULL"),
+        postgresql_where=text("flow_key IS NOT NULL"),
+    ),
+    Index(
+        "taskq_waiting_flow_due",
+        "due_at",
+        "id",
+        sqlite_where=text("flow_key IS NOT NULL"),
+        postgresql_where=text("flow_key IS NOT NULL"),
+    ),
     Index("taskq_waiting_queue", "queue", "due_at", "id"),
     Index(
         "taskq_waiting_claimed",
@@ -206,6 +230,35 @@ starts = Table(
     Column("queue", Text, primary_key=True),
     Column("at", BigInteger, primary_key=True, autoincrement=False),
     Column("upto", BigInteger, primary_key=True, autoincrement=False),
+)
+
+flow = Table(
+    "taskq_flow",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("parallelism", Integer),
+    Column("rate_limit", Integer),
+    Column("rate_per", Float),
+    Column("paused", Boolean, nullable=False),
+    Column("pinned_parallelism", Boolean, nullable=False),
+    Column("pinned_rate", Boolean, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("taskq_flow_updated", "updated_at"),
+)
+
+permits = Table(
+    "taskq_permits",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("state", Text, nullable=False),  # reserved, running, head
+    Column("worker", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),  # its place in line
+    Column("until", BigInteger, nullable=False),  # it counts no longer then
+    Index("taskq_permits_key", "key", "since", "message_id"),
+    Index("taskq_permits_until", "until"),
+    Index("taskq_permits_worker", "worker"),
 )
 
 dedup = Table(

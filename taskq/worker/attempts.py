@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,9 +21,23 @@ from taskq.context import Context
 from taskq.errors import InvalidMessage, TaskqError
 from taskq.group import Group, insist
 from taskq.message import decode
-from taskq.outcome import Again, Cancelled, Dead, Done, Expired, Failure, GivenBack, Later, Missed, Outcome, Status
+from taskq.outcome import (
+    Again,
+    Cancelled,
+    Dead,
+    Done,
+    Expired,
+    Failure,
+    GivenBack,
+    Held,
+    Later,
+    Missed,
+    Outcome,
+    Status,
+)
 from taskq.store.base import Claim, Claimed, Settled, Store
 from taskq.worker.executor import Executor
+from taskq.worker.keys import Keys
 from taskq.worker.queues import QueueServer
 from taskq.worker.run import Abort, Places, Run, RunWaits
 from taskq.worker.settle import Settler
@@ -49,6 +63,7 @@ class Attempts:
         spawn: runs a coroutine for as long as the worker lives; its errors end the worker.
         longest_hold: seconds for which a delivery may be kept without work.
         lives: whether the worker of that id has been heard of lately.
+        keys: the permits of flow keys.
         on_first: told when work comes after a while without any.
     """
 
@@ -64,6 +79,7 @@ class Attempts:
         executor: Executor,
         longest_hold: Callable[[], float],
         lives: Callable[[str], bool],
+        keys: Keys,
         spawn: Callable[..., None],
         on_first: Callable[[], None],
     ) -> None:
@@ -83,6 +99,7 @@ class Attempts:
         self._executor = executor
         self._longest_hold = longest_hold
         self._lives = lives
+        self._keys = keys
         self._spawn = spawn
         self._on_first = on_first
         self._jobs: set[asyncio.Task[None]] = set()
@@ -98,6 +115,14 @@ class Attempts:
         if run is not None:
             run.abort_with(Abort.CANCELLED)
         self.cancels.add(message_id)
+
+    def call(self, message_ids: Sequence[str]) -> None:
+        """Their keys let these heads go: those that wait here ask again."""
+        for message_id in message_ids:
+            run = self.runs.get(message_id)
+            if run is not None and run.wake is not None:
+                run.called = True
+                run.wake.set()
 
     # -- a delivery becomes a run -----------------------------------------------------------
 
@@ -188,6 +213,8 @@ class Attempts:
                 outcome: Outcome | Gone | NotYet | Denied | None = await self._claim(run) if run.claim else None
                 if outcome is None:
                     outcome = self._verdict(run)
+                if outcome is None and run.message.flow is not None:
+                    outcome = await self._key(run)
                 if outcome is None and run.unit.server.record.rate_limit is not None:
                     outcome = await self._rate(run)
                 if outcome is None:
@@ -284,6 +311,8 @@ class Attempts:
 
     async def _unclaim(self, run: Run) -> None:
         """Close the claim, or the row of a run that had none: it ends without a fault of its own."""
+        if run.message.flow is not None:
+            await self._keys.give_back(run)
         if run.shown:
             run.shown = False
             await self._insist(lambda: self._store.give_back([(run.message.id, run.epoch)]))
@@ -326,6 +355,19 @@ class Attempts:
         run.unit.step_back()
         self._let_go(run)
 
+    async def _key(self, run: Run) -> Outcome | NotYet | None:
+        """Take a permit of the message's key. Without one it waits: a head where it is, others with the keeper."""
+        assert run.task is not None
+        run.task.prepare()
+        permit = await self._keys.take(run)
+        if permit.granted:
+            run.on_begin = functools.partial(self._keys.begun, run)
+            return self._verdict(run) if run.abort is not None or not run.delivery.valid else None
+        if not run.unit.in_place:
+            return Held(permit.since)
+        await self._unclaim(run)
+        return NotYet(permit.retry_in)
+
     async def _rate(self, run: Run) -> Outcome | Denied | None:
         """Take a start of the queue's rate. Denied: back in line until the window opens."""
         server = run.unit.server
@@ -334,7 +376,7 @@ class Attempts:
         run.task.prepare()  # a task's first validation takes milliseconds, pydantic's own first one a hundred
         grant = await server.gate.take(server.record.name, rate, self._spawn)
         if grant is not None:
-            run.on_begin = functools.partial(server.gate.begun, grant)
+            run.on_begin = functools.partial(_both, run.on_begin, functools.partial(server.gate.begun, grant))
             return self._verdict(run) if run.abort is not None or not run.delivery.valid else None
         await self._unclaim(run)
         run.job = None
@@ -371,6 +413,7 @@ class Attempts:
             return self._let_go(run)
 
         def settled(result: Settled) -> None:
+            self._keys.ended(run)
             if run.abandoned and run.unit.ordered:
                 self.abandoned.add(run.unit.server)  # its thread runs on: nobody may have the next one yet
             elif result is Settled.FENCED:
@@ -390,7 +433,9 @@ class Attempts:
         """Record that it waits here. False: a newer claim, or an outcome, stands, or it cannot be stored."""
         recorded: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
         self._settler.settle(run, outcome, recorded.set_result)
-        match await recorded:
+        settled = await recorded
+        self._keys.ended(run)
+        match settled:
             case Settled.APPLIED:
                 return True
             case Settled.FENCED:
@@ -404,7 +449,7 @@ class Attempts:
         run.context = None
         if not run.unit.wanted or (run.abort is not None and run.abort is not Abort.CANCELLED):
             return False
-        run.wake = asyncio.Event()
+        run.wake, run.called = asyncio.Event(), False
         longest = self._longest_hold()
         try:
             async with asyncio.timeout(min(seconds, longest)):
@@ -417,7 +462,7 @@ class Attempts:
             return run.delivery.valid
         finally:
             run.wake = None
-        return run.abort is Abort.CANCELLED and run.delivery.valid
+        return (run.abort is Abort.CANCELLED or run.called) and run.delivery.valid
 
     async def _give_back(self, run: Run) -> None:
         """The run ended without an outcome: it counts neither as an attempt nor as a crash."""
@@ -486,6 +531,12 @@ class NotYet:
 @dataclass(frozen=True, slots=True)
 class Denied:
     """Its queue's rate lets nothing start now."""
+
+
+def _both(one: Callable[[], None] | None, other: Callable[[], None]) -> None:
+    if one is not None:
+        one()
+    other()
 
 
 async def _raise(error: BaseException) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import msgpack
 
 from taskq.broker.base import Broker
-from taskq.client import control
 from taskq.clock import Clock, to_ms
+from taskq.dispatch import control
 from taskq.keeper import Keeper
 from taskq.worker.queues import QueueServer
 from taskq.worker.run import Places
@@ -31,12 +31,14 @@ class Hearers:
     """What this worker does about what it hears.
 
     cancel    the message of this id is to be cancelled
+    granted   their flow keys let these messages go
     want      (message id, reply queue): a process waits for it
     changed   the store's queues or cancels have changed
     missed    broadcasts were missed: read everything they could have told
     """
 
     cancel: Callable[[str], None]
+    granted: Callable[[list[str]], None]
     want: Callable[[str, str], None]
     changed: Callable[[], None]
     missed: Callable[[], None]
@@ -108,6 +110,8 @@ class Neighbours:
                     self._hearers.want(message_id, reply_to)
                 case {"changed": str()}:
                     self._hearers.changed()
+                case {"granted": list(message_ids)}:
+                    self._hearers.granted(message_ids)
                 case {"due": int(due)}:
                     keeper = self._keeper()
                     if keeper is not None:

@@ -46,6 +46,7 @@ class Run:
     shown        bool: it has a row in the store
     on_begin     Callable | None: told in the loop when the user's code begins
     wake         Event | None: set to end its wait in place
+    called       bool: its flow key lets it go, so that it starts now
     abandoned    bool: its thread goes on although the run has ended
     progress     (done, total) that is not yet stored
     """
@@ -70,6 +71,7 @@ class Run:
     job: asyncio.Task[None] | None = None
     abandoned: bool = False
     wake: asyncio.Event | None = None
+    called: bool = False
     progress: tuple[int, int] | None = None
     progress_at: float = 0.0
     copies: list[tuple[Delivery, Unit]] = field(default_factory=list)

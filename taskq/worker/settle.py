@@ -24,7 +24,20 @@ from taskq.errors import TaskqError
 from taskq.group import Group
 from taskq.handle import Ending
 from taskq.message import Message
-from taskq.outcome import Again, Cancelled, Dead, Done, Expired, Failure, GivenBack, Later, Missed, Outcome, Status
+from taskq.outcome import (
+    Again,
+    Cancelled,
+    Dead,
+    Done,
+    Expired,
+    Failure,
+    GivenBack,
+    Held,
+    Later,
+    Missed,
+    Outcome,
+    Status,
+)
 from taskq.serialization import MSGPACK
 from taskq.store.base import DeadLetter, OutboxRow, Settled, Settlement, Store
 from taskq.worker.run import Run
@@ -110,6 +123,9 @@ class Settler:
                 status = Status.WAITING
                 start = now + timedelta(seconds=delay)
                 extra = {"next_attempt": attempt, "parked": _at_attempt(run).missed(start)}
+            case Held(since):
+                status = Status.WAITING
+                extra = {"next_attempt": attempt, "parked": _at_attempt(run).held(since)}
             case Dead(reason, failure):
                 extra = {"reason": reason, "failure": failure, "outbox": (self._obituary(run, reason, failure, now),)}
             case Expired():
@@ -150,6 +166,8 @@ class Settler:
     def _follow(self, run: Run, settlement: Settlement, outcome: Outcome, then: Callable[[Settled], None]) -> None:
         if settlement.parked is not None and settlement.parked.not_before is not None:
             self._on_due(settlement.parked.not_before)
+        elif run.message.flow is not None:
+            self._on_due(settlement.ended_at)  # the next of its key may start
         if settlement.status.final:
             self.reply(run, Ending(settlement.status, settlement.result, settlement.result_type, settlement.failure))
         if settlement.outbox:

@@ -19,15 +19,15 @@ from anyio.abc import TaskGroup
 from taskq.app import TaskQ
 from taskq.beat import Beat
 from taskq.broker.base import Broker, Delivery, longest_hold
-from taskq.client import control
 from taskq.clock import Clock, FollowingClock
-from taskq.dispatch import Dispatcher, limits
+from taskq.dispatch import Dispatcher, control, limits
 from taskq.errors import TaskqError
 from taskq.keeper import Keeper
 from taskq.queue import DEFAULT_QUEUE, Queue, QueueRecord
 from taskq.store.base import Store
 from taskq.worker.attempts import Attempts
 from taskq.worker.executor import Executor
+from taskq.worker.keys import Keys
 from taskq.worker.neighbours import Hearers, Neighbours
 from taskq.worker.pools import Processes, Threads
 from taskq.worker.queues import QueueServer
@@ -88,6 +88,7 @@ class Worker:
         self.peers = Peers()
         self.servers: dict[str, QueueServer] = {}
         self.attempts: Attempts
+        self.keys: Keys
         self.neighbours: Neighbours
         self.started = asyncio.Event()
         self.recycling = ""
@@ -133,6 +134,7 @@ class Worker:
             worker=self.id,
             on_due=lambda due: self.neighbours.due(due),
         )
+        self.keys = Keys(store=self.store, clock=clock, worker=self.id, spawn=self._spawn)
         self.attempts = Attempts(
             app=self.app,
             clock=clock,
@@ -143,6 +145,7 @@ class Worker:
             executor=self._executor,
             longest_hold=lambda: self.longest_hold,
             lives=self.peers.__contains__,
+            keys=self.keys,
             spawn=self._spawn,
             on_first=self._first_work,
         )
@@ -156,6 +159,7 @@ class Worker:
             keeper=lambda: self.keeper,
             hearers=Hearers(
                 cancel=self.attempts.cancel,
+                granted=self.attempts.call,
                 want=self.settler.want,
                 changed=self._look_soon.set,
                 missed=self._missed,
@@ -181,6 +185,7 @@ class Worker:
         self.check_timeouts()
         self._group.start_soon(self.settler.group.run)
         self._group.start_soon(self.attempts.claims.run)
+        self._group.start_soon(self.keys.asks.run)
         await self.neighbours.listen()
         await self._look()
         for queue in self._declared():
@@ -336,6 +341,7 @@ class Worker:
                 for unit in server.units:
                     unit.tick(now)
             await self.attempts.show_long_runs(now)
+            self.keys.tick(now)
             await self._listen_again(now)
             self.neighbours.step(now)
             self._check_age(now)

@@ -19,6 +19,7 @@ from taskq.outcome import Status
 from taskq.queue import Queue, RateLimit
 from taskq.store import open_store
 from taskq.store.base import Claim, Retention, Settled, Store, WaitingRow
+from tests.contract.store_flow import FlowControl
 from tests.contract.store_keeping import DeadLetterBox, Deduplication, Pruning, QueueBook, Starts
 from tests.contract.store_runs import Cancelling, Runs
 from tests.contract.store_schedules import ScheduleBook
@@ -190,7 +191,17 @@ async def _granted(store: Store, rate: RateLimit) -> bool:
 
 
 class StoreContract(
-    Runs, Cancelling, WaitingRoom, DeadLetterBox, QueueBook, ScheduleBook, Starts, Deduplication, Pruning, Together
+    Runs,
+    Cancelling,
+    WaitingRoom,
+    DeadLetterBox,
+    QueueBook,
+    FlowControl,
+    ScheduleBook,
+    Starts,
+    Deduplication,
+    Pruning,
+    Together,
 ):
     pytestmark = pytest.mark.anyio
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from taskq import Queue, TaskQ
-from taskq.client import control
+from taskq.dispatch import control
 from taskq.handle import Handle
 from taskq.queue import QueueRecord
 from taskq.store.base import Store

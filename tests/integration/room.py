@@ -10,7 +10,7 @@ import asyncio
 from typing import Any
 
 from taskq import TaskQ
-from taskq.client import control
+from taskq.dispatch import control
 from taskq.handle import Handle
 from taskq.outcome import Status
 from taskq.queue import Queue

@@ -13,12 +13,13 @@ from taskq.store.sql.bulk import once
 BATCH = 250
 CANCEL_SECONDS = 30 * 86400.0  # a cancel of an id that never shows up
 GONE_SECONDS = 86400.0  # a deleted queue's name, for those who look for changes
+PERMIT_SECONDS = 600.0  # a permit that counts no longer: until then its message's place in line is known
 WINDOW_SECONDS = 8 * 86400.0  # a window that nobody asked; the longest period is seven days
 
 
 def kinds(keep: Retention) -> list[str]:
     """The kinds of rows that this retention prunes."""
-    found = ["cancels", "finished cancels", "dedup", "gone", "windows"]
+    found = ["cancels", "finished cancels", "dedup", "gone", "windows", "permits", "keys"]
     for name in ("results", "dead_letters", "log"):
         if getattr(keep, name) is not None:
             found.append(name)
@@ -68,6 +69,13 @@ def _old(kind: str, keep: Retention, now: int) -> tuple[sa.Table, sa.ColumnEleme
             return tables.dedup, tables.dedup.c.expires_at <= now
         case "gone":
             return tables.queues_gone, tables.queues_gone.c.deleted_at < before(GONE_SECONDS)
+        case "permits":
+            return tables.permits, tables.permits.c.until < before(PERMIT_SECONDS)
+        case "keys":
+            flow, waiting = tables.flow, tables.waiting
+            waits = sa.select(waiting.c.id).where(waiting.c.flow_key == flow.c.key, waiting.c.flow_key.is_not(None))
+            plain = sa.not_(sa.or_(flow.c.paused, flow.c.pinned_parallelism, flow.c.pinned_rate))
+            return flow, sa.and_(flow.c.updated_at < before(WINDOW_SECONDS), plain, ~waits.exists())
         case "windows":
             return tables.windows, tables.windows.c.last_at < before(WINDOW_SECONDS)
     raise ValueError(f"no such kind of rows: {kind!r}")

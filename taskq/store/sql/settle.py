@@ -20,7 +20,7 @@ from taskq.store import tables
 from taskq.store.base import OutboxRow, Settled, Settlement
 from taskq.store.lines import Contended, Tx
 from taskq.store.rows import FINAL, clean, from_failure, maybe_clean, to_us
-from taskq.store.sql import cancels, outbox, waiting
+from taskq.store.sql import cancels, flow, outbox, waiting
 from taskq.store.sql.bulk import distinct, insert_many, insert_statement, locked
 from taskq.store.sql.finish import drop_cancels, free_dedup, write_log
 from taskq.store.sql.messages import NOT_FINAL, cancelled, wait
@@ -107,7 +107,11 @@ def _rows(group: Sequence[Settlement]) -> list[tuple[Any, ...]]:
 def is_plain(group: Sequence[Settlement]) -> bool:
     """Whether nothing follows from any of the group but its row and the end of its cancel."""
     return all(
-        one.status is Status.SUCCEEDED and one.parked is None and not one.outbox and one.message.dedup_id is None
+        one.status is Status.SUCCEEDED
+        and one.parked is None
+        and not one.outbox
+        and one.message.dedup_id is None
+        and one.message.flow is None
         for one in group
     )
 
@@ -177,7 +181,10 @@ def _follow(tx: Tx, group: Sequence[Settlement]) -> None:
     lines: list[tuple[Any, ...]] = []
     rows: list[OutboxRow] = []
     holders: list[str] = []
+    permits: list[tuple[str, str]] = []
     for one in group:
+        if one.message.flow is not None:
+            permits.append((one.message.id, one.worker))
         if one.status.final:
             finished.append(clean(one.message.id))
             if one.message.dedup_id is not None:
@@ -188,6 +195,8 @@ def _follow(tx: Tx, group: Sequence[Settlement]) -> None:
             rows.extend(one.outbox)
         if one.status is not Status.SUCCEEDED:
             lines.extend(_lines(one))
+    if permits:
+        flow.free(tx, permits)
     if finished:
         drop_cancels(tx, finished)
     if holders:
@@ -224,6 +233,8 @@ def _lines(one: Settlement) -> list[tuple[Any, ...]]:
             states.append((ended, "CANCELED", one.reason or ""))
         case _:
             until = one.in_place or (one.parked.not_before if one.parked is not None else None)
+            if until is not None and until <= one.ended_at and one.failure is None:
+                return []  # it waits for its key, not for a time: nothing has begun
             detail = "" if until is None else f"until {until.isoformat()}"
             states.append((ended, "RETRY" if one.failure is not None else "SNOOZED", detail))
     return [(message_id, at, state, one.attempt, worker, clean(detail)) for at, state, detail in states]

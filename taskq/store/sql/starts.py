@@ -41,6 +41,19 @@ def take_starts(tx: Tx, queue: str, wanted: int, rate: RateLimit, slack: float) 
     return Permits(granted, (at + span - now) / 1_000_000, total)
 
 
+def within(tx: Tx, queue: str, rate: RateLimit, slack: float, now: int) -> tuple[int, int | None]:
+    """The starts that the window holds, and when the next leaves it."""
+    queue, edge = clean(queue), now - round((rate.per + slack) * 1_000_000)
+    window = tx.connection.execute(sa.select(W.c.total, W.c.past).where(W.c.queue == queue)).first()
+    if window is None:
+        return 0, None
+    left = tx.connection.execute(
+        sa.select(sa.func.max(S.c.upto)).where(S.c.queue == queue, S.c.at <= edge)
+    ).scalar_one()
+    first = tx.connection.execute(sa.select(sa.func.min(S.c.at)).where(S.c.queue == queue, S.c.at > edge)).scalar_one()
+    return window.total - max(window.past, left or 0), None if first is None else first + now - edge
+
+
 def restamp(tx: Tx, queue: str, after: int) -> None:
     queue = clean(queue)
     window, now = _held(tx, queue)

@@ -6,7 +6,7 @@ of due rows locks waiting rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,24 +16,32 @@ import sqlalchemy as sa
 from taskq.errors import InvalidMessage
 from taskq.message import CONTENT_TYPE, Message, decode
 from taskq.store import tables
-from taskq.store.base import Page, WaitingRow
+from taskq.store.base import LetGo, Page, WaitingRow
 from taskq.store.lines import Contended, Tx
 from taskq.store.rows import FINAL, clean, from_cursor, from_us, maybe_from_us, to_cursor, to_us
-from taskq.store.sql import cancels
+from taskq.store.sql import cancels, flow
 from taskq.store.sql.bulk import IGNORE, for_each, insert_many, locked, once
 from taskq.store.sql.messages import cancelled, wait
 
 T = tables.waiting
 M = tables.messages
-_COLUMNS = ("id", "hop", "queue", "due_at", "body")
+_COLUMNS = ("id", "hop", "queue", "due_at", "body", "flow_key")
 
 
 def add(tx: Tx, rows: Sequence[tuple[Message, int]]) -> None:
     """Add waiting rows, each a message and when it is due; known ones stay."""
-    values = {
-        (clean(message.id), message.hop): (clean(message.id), message.hop, clean(message.queue), due, message.encode())
-        for message, due in rows
-    }
+    keyed = [message for message, _ in rows if message.flow is not None]
+    ordered: set[str] = set()
+    if keyed:
+        flow.meet(tx, keyed)
+        ordered = flow.in_place(tx, keyed)
+    values = {}
+    for message, due in rows:
+        queue = clean(message.queue)
+        # Messages of an ordered queue keep its order: they ask for their key when they are its head.
+        key = None if message.flow is None or queue in ordered else clean(message.flow.key)
+        row = (clean(message.id), message.hop, queue, due, message.encode(), key)
+        values[row[:2]] = row
     insert_many(tx, T, _COLUMNS, [values[key] for key in sorted(values)], f"(id, hop) {IGNORE}")
 
 
@@ -69,7 +77,7 @@ def claim_due(tx: Tx, limit: int, lease: float) -> tuple[list[WaitingRow], list[
     now = tx.now()
     due = (
         sa.select(T.c.id, T.c.hop)
-        .where(T.c.due_at <= now, T.c.claimed_until <= now)
+        .where(T.c.due_at <= now, T.c.claimed_until <= now, T.c.flow_key.is_(None))
         .order_by(T.c.due_at, T.c.id)
         .limit(limit)
     )
@@ -79,7 +87,23 @@ def claim_due(tx: Tx, limit: int, lease: float) -> tuple[list[WaitingRow], list[
         .values(claimed_until=now + round(lease * 1_000_000))
         .returning(T.c.id, T.c.hop, T.c.due_at, T.c.body)
     )
-    rows = sorted(tx.connection.execute(taken), key=lambda row: (row.due_at, row.id, row.hop))
+    return _sorted_out(tx, tx.connection.execute(taken).all())
+
+
+def let_go(
+    tx: Tx, after: str | None, limit: int, lease: float, ahead: Mapping[str, int], most: int
+) -> tuple[LetGo, list[str], list[tuple[str, int]]]:
+    """`claim_due` for those that wait for a key."""
+    found = flow.let_go(tx, after, limit, lease, ahead, most)
+    mine = set(found.rows)
+    select = sa.select(T.c.id, T.c.hop, T.c.due_at, T.c.body).where(T.c.id.in_([message_id for message_id, _ in mine]))
+    rows = tx.connection.execute(select).all() if mine else []
+    good, asked, unreadable = _sorted_out(tx, [row for row in rows if (row.id, row.hop) in mine])
+    return LetGo(good, found.heads, maybe_from_us(found.next_at), found.last, found.more), asked, unreadable
+
+
+def _sorted_out(tx: Tx, rows: Sequence[Any]) -> tuple[list[WaitingRow], list[str], list[tuple[str, int]]]:
+    rows = sorted(rows, key=lambda row: (row.due_at, row.id, row.hop))
     asked = cancelled(tx, [row.id for row in rows]) if rows else set()
     good, unreadable = [], []
     for row in rows:
@@ -107,6 +131,8 @@ def next_due(tx: Tx) -> datetime | None:
     instants: list[int] = []
     for table in (tables.waiting, tables.outbox):
         free = sa.select(sa.func.min(table.c.due_at)).where(table.c.claimed_until == 0)
+        if table is T:
+            free = free.where(T.c.flow_key.is_(None))
         lapsing = sa.select(sa.func.min(table.c.claimed_until)).where(sa.text("claimed_until > 0"))
         for select in (free, lapsing):
             instant = tx.connection.execute(select).scalar_one()
@@ -138,7 +164,10 @@ def list_waiting(tx: Tx, queue: str | None, cursor: str | None, limit: int) -> P
         due, message_id, hop = from_cursor(cursor, 3)
         after = sa.tuple_(sa.literal(due), sa.literal(message_id), sa.literal(hop))
         select = select.where(sa.tuple_(T.c.due_at, T.c.id, T.c.hop) > after)
-    rows = tx.connection.execute(select).all()
+    # Each half has an index of its own.
+    halves = (T.c.flow_key.is_(None), T.c.flow_key.is_not(None))
+    rows = [row for half in halves for row in tx.connection.execute(select.where(half))]
+    rows.sort(key=lambda row: (row.due_at, row.id, row.hop))
     more, rows = len(rows) > limit, rows[:limit]
     end = to_cursor(rows[-1].due_at, rows[-1].id, rows[-1].hop) if more else None
     return Page([_waiting_row(row) for row in rows], end)

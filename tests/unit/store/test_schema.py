@@ -10,9 +10,11 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import sqlite
 
+from taskq.flow import Flow
 from taskq.outcome import Status
+from taskq.queue import RateLimit
 from taskq.store import lines, open_store, schema, tables
-from taskq.store.base import Claim, MessageFilter, Retention, Store
+from taskq.store.base import Ask, Claim, MessageFilter, Retention, Store
 from tests.contract.store_support import StillClock, at, book, end, make, row
 
 
@@ -60,11 +62,31 @@ async def test_no_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
                 scans.add((step, statement))
     connection.close()
     # Walking an index from its end, until the page is full or the first row is found, is no scan.
-    walks = ("USING INDEX taskq_messages_created", "USING INDEX taskq_waiting_due")
+    names = ("taskq_messages_created", "taskq_waiting_due", "taskq_waiting_flow_due", "sqlite_autoindex_taskq_flow_1")
+    walks = tuple(f"USING INDEX {name}" for name in names)
     assert {one for one in scans if not one[0].endswith(walks)} == set()
 
 
+async def _keys(store: Store, clock: StillClock) -> None:
+    messages = [make(flow=Flow(f"k{number % 2}", 1, RateLimit(5))) for number in range(6)]
+    for message in messages:
+        await book(store, message, 0)
+    clock.move(1)
+    found = await store.let_go(None, 10, 5, ahead={}, most=10)
+    [permit, *_] = await store.take_permits([Ask(row.message, "w", False) for row in found.rows], 10)
+    assert permit.granted
+    await store.renew_permits("w", 10)
+    await store.give_back_permits("w", [found.rows[0].message.id])
+    await store.restamp_flow("k0", 0)
+    await store.settle([end(found.rows[1].message)])
+    await store.list_flow()
+    await store.get_flow("k0")
+    await store.set_flow("k0", paused=True)
+    await store.reset_flow("k0")
+
+
 async def _working_day(store: Store, clock: StillClock) -> None:
+    await _keys(store, clock)
     messages = [make(dedup_id=f"d{number}", hop=1) for number in range(3)]
     for message in messages:
         await store.deduplicate(message, window=None, replace=False, row=row(message))
