@@ -263,8 +263,14 @@ def _check(message: Message) -> None:
             raise TypeError(f"{name} must be a count, got {value!r:.80}")
     if message.priority > MAX_PRIORITY:
         raise ValueError(f"priority must be 0 to {MAX_PRIORITY}, got {message.priority}")
-    if message.timeout is not None and not (isinstance(message.timeout, int | float) and message.timeout > 0):
-        raise TypeError(f"timeout must be seconds above 0, got {message.timeout!r:.80}")
+    for name in ("granted", "recorded", "repeated"):
+        if type(getattr(message, name)) is not bool:
+            raise TypeError(f"{name} must be true or false, got {getattr(message, name)!r:.80}")
+    timeout = message.timeout
+    if timeout is not None and not (isinstance(timeout, int | float) and float(timeout) > 0):
+        raise TypeError(f"timeout must be seconds above 0, got {timeout!r:.80}")
+    if isinstance(timeout, int) and timeout >= 2**63:
+        raise ValueError("timeout is a whole number that msgpack does not hold")
     if message.headers is not _NO_HEADERS and not (
         isinstance(message.headers, dict)
         and all(isinstance(k, str) and isinstance(v, str) for k, v in message.headers.items())

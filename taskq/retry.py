@@ -66,8 +66,8 @@ class Retry:
             object.__setattr__(self, "max_delay", DEFAULT_MAX_DELAY if self.delay is None else YEAR)
         if not isinstance(self.max_delay, int | float) or not 0 < self.max_delay <= YEAR:
             raise InvalidSetting(f"max_delay must be seconds above 0 and at most a year, got {self.max_delay!r}")
-        if not isinstance(self.base, int | float) or not self.base > 0:
-            raise InvalidSetting(f"base must be seconds above 0, got {self.base!r}")
+        if not isinstance(self.base, int | float) or not 0 < self.base <= YEAR:
+            raise InvalidSetting(f"base must be seconds above 0 and at most a year, got {self.base!r:.80}")
         if isinstance(self.delay, str):
             object.__setattr__(self, "_expression", Expression.parse(self.delay))
         elif isinstance(self.delay, int | float) and not 0 <= self.delay <= YEAR:

@@ -43,7 +43,7 @@ values = st.recursive(
 )
 FIELDS = (
     "v", "id", "task", "queue", "at", "body", "type", "headers", "attempt", "hop", "reply", "timeout", "not_before",
-    "expires", "retry", "snoozes", "priority", "key", "dedup_id", "recorded", "repeated", "misses",
+    "expires", "retry", "snoozes", "priority", "key", "dedup_id", "recorded", "repeated", "misses", "flow", "granted",
 )  # fmt: skip
 _counts = st.sampled_from([2**31 - 1, 2**31 - 2, 10**9, 0])
 _times = st.sampled_from([0, -62135596800000, 253402300799999, 1, 1.5, 4102444800000])
@@ -53,6 +53,7 @@ EDGES: dict[str, st.SearchStrategy[Any]] = {  # what is just right, or nearly
     "at": _times, "not_before": _times, "expires": _times,
     "id": _names, "task": _names, "queue": _names, "key": _names, "dedup_id": _names, "reply": _names, "type": _names,
     "timeout": st.sampled_from([5e-324, 1e-9, 1e308, float("inf"), 2**63, True]),
+    "flow": st.sampled_from([["k", 1, 1, 5], ["\0", None, None, None], ["k", 2**31, 1, 1e308], ["k", 1, 2**63, 5]]),
     "headers": st.sampled_from([{"\ud800": "\0"}, {"x" * 70000: ""}, {"": "x" * 70000}]),
 }  # fmt: skip
 POLICY = ("max", "delay", "jitter", "most", "base")
@@ -100,6 +101,10 @@ class Hostile:
 
     def __repr__(self) -> str:
         return f"Hostile({self.to!r}, {self.body[:2000]!r}, {self.content_type!r:.300}, {self.headers!r:.300})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Hypothesis would show a body of a million bytes in full."""
+        printer.text(repr(self))
 
 
 def real(payload: bytes = msgpack.packb([[1, 2], {}]), payload_type: str = MSGPACK) -> Message:

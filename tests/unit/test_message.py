@@ -161,3 +161,21 @@ def test_names_that_no_index_holds_are_refused(name: str) -> None:
     wire = replace(FULL, **{name: "x" * 201}).encode()
     with pytest.raises(InvalidMessage, match="201 characters"):
         decode(wire)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"timeout": 10**30},
+        {"timeout": 10**400},
+        {"recorded": 10**30},
+        {"repeated": []},
+        {"retry": {"max": 1, "delay": None, "jitter": 0, "most": 1, "base": 10**30}},
+    ],
+    ids=str,
+)
+def test_what_json_holds_and_msgpack_does_not_is_refused(field: dict[str, Any]) -> None:
+    """A message that could be read and not written again would end whoever dead-letters it."""
+    wire = {"id": "a", "task": "t", "queue": "q"} | field
+    with pytest.raises(InvalidMessage):
+        decode(json.dumps(wire).encode(), JSON_CONTENT_TYPE)

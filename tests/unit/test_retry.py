@@ -77,7 +77,7 @@ def test_jitter_takes_its_share() -> None:
         ({"jitter": "full"}, "got 'full'"),
         ({"max_delay": 0}, "max_delay must be seconds above 0"),
         ({"max_delay": "1h"}, "got '1h'"),
-        ({"base": 0}, "base must be seconds above 0, got 0"),
+        ({"base": 0}, "base must be seconds above 0 and at most a year, got 0"),
         ({"base": None}, "got None"),
         ({"delay": -1}, "seconds from 0 to a year, got -1"),
         ({"delay": float("nan")}, "got nan"),
