@@ -139,8 +139,8 @@ async def test_a_worker_that_stood_still_begins_nothing_of_what_others_have(
         zombie.process.send_signal(signal.SIGCONT)
         woke_at = time.time()
         overlap = await gone(station, zombie, head, woke_at)
-        if not zombie.running:  # its watchdog ends a process with ordered work whose loop stood still
-            zombie.breaks_down = True
+        zombie.breaks_down = True  # its watchdog may end a process with ordered work whose loop stood still
+        if not zombie.running:
             await work.join(heartbeat=HEARTBEAT)
         back = await work.mended()
         row = await (await station.store()).get(head)
