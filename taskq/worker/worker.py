@@ -376,9 +376,10 @@ class Worker:
         if len(self.attempts.cancels) > CANCELS_MOST:
             self._mark = None
         misses = self._misses
+        # What is told while the store is asked is not in its answer, and stays.
+        known = set(self.attempts.cancels) if self._mark is None else set()
         changes = await self.store.changes(self._mark)
-        if self._mark is None:
-            self.attempts.cancels.clear()
+        self.attempts.cancels -= known
         self._mark = changes.mark
         for message_id in changes.cancels:
             self.attempts.cancel(message_id)

@@ -42,6 +42,7 @@ ORDERED = (FIFO.name, LANES.name)
 TOLD = -1.0  # seconds of a run that lasts until it is told to end
 RETRY_DELAY = 1.0
 PAUSE_COUNTS = 1.0  # seconds after which nothing starts on a paused queue
+LIMIT_COUNTS = 1.0  # seconds after which a lower limit holds
 PATIENCE = 900.0  # seconds in which everything must have ended once there are no more faults
 FINAL = tuple(status.value for status in Status if status.final)
 
@@ -84,11 +85,15 @@ class Sent:
 
 @dataclass(eq=False)
 class Seen:
-    """A run while it executes."""
+    """A run while it executes.
+
+    excepted  bool: it began under an earlier limit of its queue, which a new one cannot take back
+    """
 
     serial: int
     sent: Sent
     process: Process
+    excepted: bool = False
 
 
 @dataclass(eq=False)
@@ -168,10 +173,9 @@ class World:
         self.workers: list[WorkerProcess] = []
         self.paused: dict[str, float] = {}
         self.cap = PAIR.parallelism or 0
-        self.cap_before = self.cap
-        self.cap_changed = 0.0
+        self.cap_changed = 0.0  # when it was lowered
         self.paced: list[float] = []
-        self.trouble = 0.0  # when a fault last made somebody late
+        self.trouble = 0.0  # until when a fault may make somebody late
         self._serials = itertools.count(1)
         self._numbers = itertools.count(1)
         self._outcomes_read = 0
@@ -246,6 +250,7 @@ class World:
 
     def _began(self, seen: Seen) -> None:
         sent = seen.sent
+        self.note_trouble()
         self.read_outcomes()
         sent.runs.append(seen.serial)
         self.executing.add(seen)
@@ -263,7 +268,7 @@ class World:
         if sent.queue in ORDERED:
             self._check_order(sent)
         elif sent.queue == PAIR.name:
-            self._check_cap(sent)
+            self._check_cap(seen)
         elif sent.queue == PACED.name:
             self._check_pace()
 
@@ -281,12 +286,11 @@ class World:
             if early:
                 self.broken.append(f"{sent} begins before {early} ended")
 
-    def _check_cap(self, sent: Sent) -> None:
-        settled = self.now - max(self.cap_changed, self.trouble) > PAUSE_COUNTS
-        allowed = self.cap if settled else max(self.cap, self.cap_before)
-        running = sum(seen.sent.queue == sent.queue for seen in self.executing)
-        if running > allowed:
-            self.broken.append(f"{running} run at once on {sent.queue}, {allowed} may")
+    def _check_cap(self, began: Seen) -> None:
+        began.excepted = self.now - max(self.cap_changed, self.trouble) < LIMIT_COUNTS
+        running = sum(seen.sent.queue == PAIR.name and not seen.excepted for seen in self.executing)
+        if running > self.cap:
+            self.broken.append(f"{running} run at once on {PAIR.name}, {self.cap} may")
 
     def _check_pace(self) -> None:
         assert PACED.rate_limit is not None
@@ -429,9 +433,11 @@ class World:
 
         self.do(change())
         if "parallelism" in changes:
-            running = sum(seen.sent.queue == name for seen in self.executing)
-            self.cap_before = max(self.cap, running, self.cap_before if self.now - self.cap_changed < 60 else 0)
-            self.cap, self.cap_changed = changes["parallelism"], self.now
+            if changes["parallelism"] < self.cap:
+                self.cap_changed = self.now
+                for seen in self.executing:
+                    seen.excepted |= seen.sent.queue == name
+            self.cap = changes["parallelism"]
         if changes.get("paused"):
             self.paused.setdefault(name, self.now)
         elif "paused" in changes:
@@ -477,6 +483,12 @@ class World:
         self.look_at_workers()
 
     # -- looking ----------------------------------------------------------------------------
+
+    def note_trouble(self) -> None:
+        """Whoever hears late from the store is late in obeying it."""
+        for process in (one.process for one in self.workers):
+            if process.slow or process.store_away or process.answers_lost:
+                self.trouble = max(self.trouble, self.now + 2 * process.slow)  # a call under way takes as long
 
     def read_outcomes(self) -> None:
         """Hear of the outcomes that were recorded since the last time."""

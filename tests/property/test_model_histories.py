@@ -57,3 +57,18 @@ def test_a_cancel_that_a_lost_connection_kept_from_a_worker_is_known_before_the_
     world.read_outcomes()
     assert not world.broken
     assert behind[0].outcome == ("CANCELLED", None) and not behind[0].runs
+
+
+def test_a_cancel_that_is_told_while_a_worker_reads_all_cancels_is_kept(world: World) -> None:
+    """What the worker reads as it starts was read before the cancel, and does not take its place."""
+    sent = world.prepare(FIFO.name, script=[])
+    world.send([sent], many=False)
+    world.start_worker(keeper=True)
+    (worker,) = world.workers
+    worker.process.slow = 0.1
+    world.run_for(0.35)  # it listens, and the store has answered, but the answer is still on its way
+    world.cancel(sent[0])
+    world.run_for(10.0)
+    world.read_outcomes()
+    assert not world.broken
+    assert sent[0].outcome == ("CANCELLED", None) and not sent[0].runs
