@@ -28,10 +28,11 @@ T = TypeVar("T")
 BUSY_SECONDS = 5.0  # how long one transaction waits for another's lock
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0
+STILL_SECONDS = 3.0  # without a statement, and a transaction is over: a process that stands still holds nobody up
 CONTENTIONS = 20
 
 # PostgreSQL's errors after which the same transaction, begun anew, may well pass.
-_PASSING = ("40001", "40P01", "08", "57P")
+_PASSING = ("40001", "40P01", "08", "57P", "25P03")
 
 
 class Contended(Exception):
@@ -247,7 +248,8 @@ def _postgres_engine(place: StoreURL) -> Engine:
     def connected(connection: Any, _record: object) -> None:
         connection.autocommit = True
         connection.execute(
-            f"SET statement_timeout = {int(STATEMENT_SECONDS * 1000)}; SET lock_timeout = {int(BUSY_SECONDS * 1000)}"
+            f"SET statement_timeout = {int(STATEMENT_SECONDS * 1000)}; SET lock_timeout = {int(BUSY_SECONDS * 1000)};"
+            f"SET idle_in_transaction_session_timeout = {int(STILL_SECONDS * 1000)}"
         )
         connection.autocommit = False
 

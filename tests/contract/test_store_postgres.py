@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -112,6 +113,38 @@ class TestPostgreSQL(StoreContract):
             connection.rollback()
         assert (await claim(store, message)).epoch == 2
         await store.close()
+
+    async def test_a_transaction_that_stands_still(self, store: Store, url: str) -> None:
+        """Its process was suspended, or its machine is gone: others wait seconds for its locks; it begins anew."""
+        message = make()
+        assert await settle(store, end(message)) is Settled.APPLIED
+        place = parse(url)
+        stood, go_on = threading.Event(), threading.Event()
+        runs: list[str] = []
+
+        def touch(tx: Tx, by: str) -> None:
+            runs.append(by)
+            tx.connection.execute(
+                sa.text("UPDATE taskq_messages SET worker = :by WHERE id = :id"), {"by": by, "id": message.id}
+            )
+            if runs.count("suspended") == 1 and by == "suspended":
+                stood.set()
+                assert go_on.wait(30)
+                tx.now()
+
+        suspended, other = (Line(make_engine(place), place, None) for _ in range(2))
+        late = asyncio.create_task(asyncio.to_thread(suspended.run, touch, "suspended"))
+        try:
+            assert await asyncio.to_thread(stood.wait, 10)
+            await asyncio.to_thread(other.run, touch, "other")
+        finally:
+            go_on.set()
+        await late
+        record = await store.get(message.id)
+        assert record is not None and record.worker == "suspended"
+        assert runs == ["suspended", "other", "suspended"]
+        suspended.close()
+        other.close()
 
     async def test_wrong_password(self, postgres_url: str) -> None:
         """A user or a database that is not there is told without the password."""
