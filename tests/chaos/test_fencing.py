@@ -143,6 +143,7 @@ async def test_a_worker_that_stood_still_begins_nothing_of_what_others_have(
         if not zombie.running:
             await work.join(heartbeat=HEARTBEAT)
         back = await work.mended()
+        await station.all_recorded([station.app.handle(head)])
         row = await (await station.store()).get(head)
         assert row is not None and row.status is Status.SUCCEEDED and f"-{zombie.pid}-" not in str(row.worker)
         print(f"the zombie's head ran on for {overlap:.3f} s beside its successor's, after {woke_at - slept_at:.1f} s")
