@@ -24,6 +24,7 @@ class WorkerSeen:
     queues   names of the queues that it serves
     running  int, runs under way; `places` is how many may be
     keeper   bool: it keeps the waiting room and the dead letters
+    beat     "leads" (it sends what schedules say), "stands by", or "": it is no beat; the apps' names aside
     held     queue -> messages in its hands
     """
 
@@ -32,6 +33,7 @@ class WorkerSeen:
     running: int
     places: int
     keeper: bool
+    beat: str = ""
     held: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -94,6 +96,7 @@ def _worker(said: Any) -> WorkerSeen | None:
                 running=int(said.get("running", 0)),
                 places=int(said.get("places", 0)),
                 keeper=bool(said.get("keeper", False)),
+                beat=str(said.get("beat", "")),
                 held=dict(said.get("held") or {}),
             )
     return None

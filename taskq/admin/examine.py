@@ -235,6 +235,11 @@ async def _workers(broker: Broker, store: Store, settings: Settings) -> AsyncIte
     if workers and not any(worker.keeper for worker in workers):
         text = "no worker keeps the waiting room and the dead letters at this moment"
         yield Finding(Level.WARN, "keeper", text)
+    if not any(worker.beat for worker in workers):
+        schedules = (await store.list_schedules(settings.name, limit=1)).items
+        if schedules:
+            text = "schedules exist, and no beat runs: start `taskq beat APP`, or `taskq worker APP --beat`"
+            yield Finding(Level.WARN, "beat", text)
     for queue, what in ((WAITING, "delayed messages to be booked"), (DEAD, "dead letters to be archived")):
         depth = await broker.depth(queue)
         if depth is not None and depth.ready:

@@ -88,6 +88,11 @@ class Beat:
         """It holds the seat."""
         return self._seat.leading
 
+    @property
+    def standing(self) -> str:
+        """For people: whether it leads or stands by."""
+        return "leads" if self.leading else "stands by"
+
     async def run(self) -> None:
         """Bring the store up to what the code declares, stand for the seat, and lead while it is held; until `stop`."""
         await self._insist(self._reconcile)

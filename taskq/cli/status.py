@@ -15,7 +15,7 @@ from taskq.cli.session import Session, Shared, connected, connection_options, js
 @connection_options
 @click.pass_context
 def status(ctx: click.Context, message_id: str | None) -> None:
-    """Show queues, workers, the keeper and dead letters; or with MESSAGE_ID where that message is."""
+    """Show queues, workers, the keeper, the beat and dead letters; or with MESSAGE_ID where that message is."""
     shared: Shared = ctx.ensure_object(Shared)
 
     async def work(session: Session) -> int:
@@ -57,6 +57,7 @@ async def _overview(session: Session, shared: Shared) -> None:
     dead = await store.count_dead(DeadFilter())
     on_broker = {queue.kind.value: depth.ready for queue in (WAITING, DEAD) if (depth := await broker.depth(queue))}
     keeper = next((worker.id for worker in workers if worker.keeper), None)
+    beat = next((worker.id for worker in workers if worker.beat == "leads"), None)
     if shared.as_json:
         overview: dict[str, Any] = {
             "broker": {"product": broker.facts.product, "version": ".".join(map(str, broker.facts.version))},
@@ -65,6 +66,7 @@ async def _overview(session: Session, shared: Shared) -> None:
             "queues": queues,
             "workers": workers,
             "keeper": keeper,
+            "beat": beat,
             "dead_letters": dead,
             "on_broker": on_broker,
         }
@@ -77,11 +79,12 @@ async def _overview(session: Session, shared: Shared) -> None:
             "broker": f"{broker.facts.product} {version}, prefix {session.app.settings.prefix}",
             "store": store.url,
             "keeper": keeper or "none: delayed messages and dead letters wait until a worker runs",
+            "beat": beat or "none: nothing is sent on schedule until `taskq beat` or a worker with --beat runs",
             "dead": counted(dead, "dead letter") + (f", {to_archive} more to archive" if to_archive else ""),
         }
     )
     click.echo()
     table(COLUMNS, map(in_columns, queues), empty="no queues yet")
     click.echo()
-    rows = [(one.id, f"{one.running}/{one.places}", one.keeper, ", ".join(one.queues)) for one in workers]
-    table(("WORKER", "RUNNING", "KEEPER", "QUEUES"), rows, empty="no worker answers")
+    rows = [(one.id, f"{one.running}/{one.places}", one.keeper, one.beat, ", ".join(one.queues)) for one in workers]
+    table(("WORKER", "RUNNING", "KEEPER", "BEAT", "QUEUES"), rows, empty="no worker answers")

@@ -57,6 +57,7 @@ class Neighbours:
         servers: Mapping[str, QueueServer],
         peers: Peers,
         keeper: Callable[[], Keeper | None],
+        beat: Callable[[], str],
         hearers: Hearers,
     ) -> None:
         self.peers = peers
@@ -66,6 +67,7 @@ class Neighbours:
         self._places = places
         self._servers = servers
         self._keeper = keeper
+        self._beat = beat
         self._hearers = hearers
         self._announce_soon = asyncio.Event()
         self._last_step = 0.0
@@ -94,7 +96,8 @@ class Neighbours:
         """Say what this worker serves and holds; `join` asks all others to answer."""
         body = {"hello": self._id, "queues": list(self._servers), "join": join, "running": self._places.taken}
         held = {name: server.held for name, server in self._servers.items() if server.held}
-        self._broker.broadcast(control(body | {"places": self._places.capacity, "keeper": self._leads(), "held": held}))
+        body |= {"places": self._places.capacity, "keeper": self._leads(), "beat": self._beat(), "held": held}
+        self._broker.broadcast(control(body))
 
     def _leads(self) -> bool:
         keeper = self._keeper()

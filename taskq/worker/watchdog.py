@@ -173,7 +173,16 @@ class Watchdog:
             failing = worker.settler.group.failing_since
             if failing is not None and now - failing > limit:
                 reasons.append(f"the store does not record for {now - failing:.0f} s")
-        details = {"worker": worker.id, "queues": sorted(worker.servers), "running": worker.places.taken}
+        details: dict[str, Any] = {
+            "worker": worker.id,
+            "queues": sorted(worker.servers),
+            "running": worker.places.taken,
+        }
+        if worker.beat is not None:
+            details |= {"beat": worker.beat.standing, "ticks": worker.beat.ticks}
+            failing = worker.beat.failing_since
+            if failing is not None and now - failing > limit:
+                reasons.append(f"no schedule can be looked at for {now - failing:.0f} s")
         return Health(reasons, worker.started.is_set() and not worker.stopping, details)
 
     def _leave_if_ill(self, now: float) -> None:

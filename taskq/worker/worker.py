@@ -157,6 +157,7 @@ class Worker:
             servers=self.servers,
             peers=self.peers,
             keeper=lambda: self.keeper,
+            beat=lambda: "" if self.beat is None else self.beat.standing,
             hearers=Hearers(
                 cancel=self.attempts.cancel,
                 granted=self.attempts.call,

@@ -95,9 +95,21 @@ class CommandLine:
     @contextmanager
     def worker(self, *options: str) -> Iterator[subprocess.Popen[str]]:
         """A `taskq worker`; it must end well on SIGTERM."""
-        with (self.folder / "worker.log").open("w") as log:
+        with self._serving("worker", "--grace", "2", *options) as process:
+            yield process
+
+    @contextmanager
+    def beat(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """A `taskq beat`; it must end well on SIGTERM."""
+        with self._serving("beat", *options) as process:
+            yield process
+
+    @contextmanager
+    def _serving(self, command: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+        path = self.folder / f"{command}.log"
+        with path.open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "taskq", "worker", APP, "--grace", "2", *options],
+                [sys.executable, "-m", "taskq", command, APP, *options],
                 env=self.environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -107,11 +119,11 @@ class CommandLine:
             )
         try:
             yield process
-            assert process.poll() is None, (self.folder / "worker.log").read_text()
+            assert process.poll() is None, path.read_text()
         finally:
             process.send_signal(signal.SIGTERM)
             code = process.wait(20)
-        assert code == 0, (self.folder / "worker.log").read_text()
+        assert code == 0, path.read_text()
 
     # -- what tasks did -----------------------------------------------------------------------
 
