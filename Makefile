@@ -36,8 +36,9 @@ quick: $(STAMP) ## what needs no server: units, contracts on memory and SQLite, 
 chaos: $(STAMP) ## kills, cuts, restarts: a row for each fault, with what became of the messages
 	$(PY) -m pytest tests/chaos -n 3 --dist loadscope $(ARGS)
 
-soak: $(STAMP) ## mixed load under random faults for MINUTES (20), with a ledger; then the model, as many games a minute
+soak: $(STAMP) ## mixed load under faults for MINUTES (20), with a ledger; then three beats for half as long; then the model
 	$(PY) -m tests.soak $(MINUTES) $(ARGS)
+	TASKQ_TEST_SECONDS=$$(( $(MINUTES) * 30 )) $(PY) -m pytest tests/chaos/test_beat.py --timeout 7200 -q -s
 	TASKQ_TEST_EXAMPLES=$$(( $(MINUTES) * 60 )) $(PY) -m pytest tests/property/test_model.py --timeout 7200 -q
 
 breaks: $(STAMP) ## breaks the code on purpose, in each way of tests/chaos/breaks: fails if the tests do not notice
