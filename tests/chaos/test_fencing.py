@@ -16,7 +16,7 @@ import pytest
 from taskq.outcome import Status
 from taskq.store.base import DeadFilter
 from tests.chaos.app_haunted import add_haunt
-from tests.chaos.stream import FIFO, OPEN, POOL, Ledger, Stream
+from tests.chaos.stream import FIFO, LANES, OPEN, POOL, Ledger, Stream
 from tests.integration.harness import Event, Station, WorkerProcess
 from tests.integration.outcomes import Outcomes
 from tests.proxy import Proxy
@@ -147,7 +147,7 @@ async def test_a_worker_that_stood_still_begins_nothing_of_what_others_have(
         row = await (await station.store()).get(head)
         assert row is not None and row.status is Status.SUCCEEDED and f"-{zombie.pid}-" not in str(row.worker)
         print(f"the zombie's head ran on for {overlap:.3f} s beside its successor's, after {woke_at - slept_at:.1f} s")
-        asleep_from(station, zombie, slept_at)
+        asleep_from(station, zombie, slept_at, woke_at)
         note(await work.checked(back=back))
 
 
@@ -162,7 +162,7 @@ async def gone(station: Station, zombie: WorkerProcess, head: str, woke_at: floa
     until = found[0].at if isinstance(found, list) else time.time()
     begun = [
         one
-        for queue in (FIFO, POOL)
+        for queue in (FIFO, LANES, POOL)
         for one in station.log.of("start", queue=queue.name, pid=zombie.pid)
         if woke_at <= one.at <= until
     ]
@@ -170,12 +170,12 @@ async def gone(station: Station, zombie: WorkerProcess, head: str, woke_at: floa
     return until - woke_at
 
 
-def asleep_from(station: Station, zombie: WorkerProcess, slept_at: float) -> None:
+def asleep_from(station: Station, zombie: WorkerProcess, slept_at: float, woke_at: float) -> None:
     """What stood still did not run meanwhile: for order and limits its runs ended when it fell asleep."""
     for index, event in enumerate(station.log.events):
-        if event.pid == zombie.pid and event.kind != "start" and event.at > slept_at:
+        if event.pid == zombie.pid and event.kind != "start" and slept_at < event.at < woke_at + WAKES_WITHIN:
             started = [one for one in station.log.of("start", id=event.id, pid=zombie.pid) if one.at < slept_at]
-            if started and event.queue in (FIFO.name, POOL.name):
+            if started and event.queue in (FIFO.name, LANES.name, POOL.name):
                 station.log.events[index] = replace(event, at=slept_at)
     if not zombie.running:
         zombie.killed_at = slept_at
