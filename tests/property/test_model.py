@@ -239,7 +239,7 @@ class Model(RuleBasedStateMachine):
         return one.worker.keeper is not None and one.worker.keeper.leading
 
 
-@pytest.mark.timeout(60 + EXAMPLES * 2)
+@pytest.mark.timeout(120 + EXAMPLES * 4)
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # whose process died before
 def test_every_history_keeps_the_promises(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost, recorded twice, out of order, above its limit, or begun after its cancel, whatever dies when."""
