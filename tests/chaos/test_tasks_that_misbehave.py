@@ -58,7 +58,7 @@ async def test_a_loop_that_is_blocked_on_an_open_queue(station: Station, outcome
     await station.ensure(QUEUE)
     blocks, step = station.app.get_task("blocks").options(queue=QUEUE), station.step.options(queue=QUEUE)
     (worker,) = await station.start_ready(
-        1, [QUEUE.name], heartbeat=1, health_limit=1, exit_after=1.5 if ends else "none"
+        1, [QUEUE.name], heartbeat=1, health_limit=2, exit_after=6 if ends else "none"
     )
     blocked = await blocks.enqueue_async(0, 60.0 if ends else 8.0)
     await eventually(lambda: station.log.of("start", number=0))
