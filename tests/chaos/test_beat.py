@@ -67,11 +67,11 @@ async def lines(rabbitmq_url: str, anyio_backend: str) -> AsyncIterator[list[Pro
         await line.__aexit__()
 
 
-def start_beat(station: Station, line: Proxy, url: str) -> BeatProcess:
+def start_beat(station: Station, line: Proxy, url: str, heartbeat: int = 10) -> BeatProcess:
     """Start a `taskq beat`; returns at once."""
     parts, port = urlsplit(url), free_port()
     broker = url.replace(f"{parts.hostname}:{parts.port or 5672}", f"127.0.0.1:{line.port}")
-    environment = os.environ | station._environment | {"TASKQ_BROKER": broker, "TASKQ_HEARTBEAT": "10"}
+    environment = os.environ | station._environment | {"TASKQ_BROKER": broker, "TASKQ_HEARTBEAT": str(heartbeat)}
     output = station.folder / f"beat-{len(station.workers)}.txt"
     command = [sys.executable, "-m", "taskq", "beat", APP, "--health", f"127.0.0.1:{port}"]
     with output.open("wb") as file:
@@ -118,6 +118,23 @@ async def test_each_tick_once_whatever_becomes_of_the_leader(
     gap = await whole(station, ended)
     told = ", ".join(f"{fault} {times}" for fault, times in faults.items())
     print(f"{sum(ticks(station).values())} ticks in {LASTS:g} s, each once; the latest was {gap:.1f} s late; {told}")
+
+
+async def test_a_leader_that_is_cut_off_for_longer_than_its_heartbeat(
+    station: Station, lines: list[Proxy], rabbitmq_url: str
+) -> None:
+    """With the default heartbeat the broker keeps its seat for a minute and more; meanwhile others stand in for it."""
+    heartbeat = int(station.app.settings.heartbeat)
+    await station.start_ready(1, ["ticks"])
+    beats = [start_beat(station, line, rabbitmq_url, heartbeat) for line in lines]
+    for beat in beats:
+        await beat.worker.ready()
+    await station.log.until(lambda: len({id for id, _ in ticks(station)}) == len(SECONDS) + 1)
+    victim = await leader(beats)
+    victim.line.silence()
+    await asyncio.sleep(1.5 * heartbeat)
+    gap = await whole(station, datetime.now(tz=next(iter(ticks(station)))[1].tzinfo))
+    print(f"cut off for {1.5 * heartbeat:g} s with a heartbeat of {heartbeat} s: the latest tick was {gap:.1f} s late")
 
 
 async def ill_treat(
