@@ -248,12 +248,14 @@ def tick_of(
         id=new_id(now),
         headers={**schedule.message.headers, **headers},
         recorded=schedule.overlap is not Overlap.ALLOW,
+        # It may be published twice: a leader that was cut off still has it on the way when another repeats it.
+        repeated=True,
     )
     row = OutboxRow(
         id=f"{message.id}/fire/0",
         target="queue" if message.not_before is None else "waiting",
         queue=message.queue,
-        body=replace(message, repeated=True).encode(),
+        body=message.encode(),
         content_type=CONTENT_TYPE,
         message_id=message.id,
         due_at=repair_at,

@@ -41,7 +41,7 @@ GRACE = 60.0  # seconds by which a tick may be late and is sent all the same: a 
 OVERDUE = 1.0  # seconds; a tick that is so late at two looks, and no step made, is sent by who stands by
 STANDS_IN_FOR = 10.0  # seconds for which he goes on, unless the leader is seen to work
 PROVEN_FOR = 1.0  # seconds for which the broker counts as there after an answer
-REPAIR_MARGIN = 1.0  # seconds after `publish_timeout` from which on the keeper publishes a tick whose leader has not
+REPAIR_AFTER = 3.0  # seconds after which a tick whose leader has not published it is published by somebody else
 TRY_AGAIN = 1.0  # seconds after an error of the store
 REMEMBERED = 50_000  # schedules, as they were read
 REPAIR_EVERY = 2.0  # seconds between looks for such ticks, by who stands in: the leader may be the keeper, too
@@ -73,7 +73,7 @@ class Beat:
         self._store = store
         self._dispatcher = dispatcher
         self._clock = clock
-        self._repair_after = timedelta(seconds=settings.publish_timeout + REPAIR_MARGIN)
+        self._repair_after = timedelta(seconds=REPAIR_AFTER)
         self._behind = timedelta(0)  # the store's clock less ours
         self._queues: dict[str, tuple[float, QueueRecord | None]] = {}
         self._read: dict[str, tuple[ScheduleRow, Schedule]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from taskq import InvalidArguments, InvalidSchedule, Queue, TaskQ, UnknownTask, current
+from taskq.dispatch import Dispatcher
+from taskq.message import Message
 from taskq.outcome import Status
 from taskq.worker.worker import Worker
 from tests.integration.room import Room
@@ -304,6 +306,32 @@ async def test_one_that_cannot_be_read_says_so_and_stops_no_other(room: Room) ->
     assert noted.of("broken") == []
     await book.upsert_async("broken", noted.task, every=1, args=["broken"])
     await noted.times("broken", 1, SOON + BUSY)
+
+
+async def test_a_copy_of_a_tick_that_arrives_late_does_not_run_again(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that was cut off still had it on the way when somebody else sent it."""
+    noted = Noted(room, queue=Queue("line", parallelism=1))
+    sent: list[Message] = []
+    send_many = Dispatcher.send_many
+
+    async def send(self: Dispatcher, messages: Sequence[tuple[Message, Any]]) -> Any:
+        sent.extend(message for message, _ in messages)
+        return await send_many(self, messages)
+
+    monkeypatch.setattr(Dispatcher, "send_many", send)
+    room.app.schedule("s", noted.task, every=1, max_runs=1)
+    room.app.schedule("after", noted.task, cron="0 0 1 1 *", args=["after"])
+    await beats(room)
+    await noted.times("tick", 1)
+    await until(lambda: _ended(room, "s"))
+    (tick,) = sent
+    dispatcher = room.app.client().dispatcher
+    assert dispatcher is not None
+    await dispatcher.send(tick)
+    await (await room.app.schedules.run_now_async("after")).get_result_async(10)
+    assert [word for word, _ in noted.words] == ["tick", "after"]
 
 
 async def test_apps_of_other_names_have_schedules_of_their_own(room: Room) -> None:
