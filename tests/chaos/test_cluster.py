@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,19 @@ async def leader(station: Station, cluster: RabbitCluster) -> RabbitNode:
     return await asyncio.to_thread(cluster.leader, f"{station.prefix}.q.{FIFO.name}")
 
 
+async def elsewhere(station: Station, cluster: RabbitCluster, killed: RabbitNode) -> bool:
+    return await leader(station, cluster) is not killed
+
+
+async def forget(by: RabbitNode, lost: RabbitNode) -> bool:
+    """Have a node forget another, which it does once it knows that this one is down."""
+    try:
+        await asyncio.to_thread(by.ctl, "forget_cluster_node", lost.name)
+    except subprocess.CalledProcessError as refused:
+        raise AssertionError(f"{lost.name} is not forgotten: {refused.stdout} {refused.stderr}") from refused
+    return True
+
+
 async def all_run(cluster: RabbitCluster, timeout: float = 60) -> None:  # noqa: ASYNC109
     """Start what is down, and wait until every node lets clients in and sees the two others."""
     for node in cluster.nodes:
@@ -104,7 +118,7 @@ async def test_leader_killed(
     async with fault.flowing():
         await asyncio.to_thread(killed.kill)
         back = await fault.mended(consumers)
-        assert await leader(station, cluster) is not killed
+        await eventually(lambda: elsewhere(station, cluster, killed), 20)  # brokers are slow to say who leads
         await asyncio.to_thread(killed.start)
         note(await fault.checked(back=back))
     lost = [worker.pid for worker in station.workers if "lost the connection" in worker.said()]
@@ -121,7 +135,7 @@ async def test_node_lost_for_good(
     async with fault.flowing():
         await asyncio.to_thread(lost.kill)
         back = await fault.mended(consumers)
-        await asyncio.to_thread(other.ctl, "forget_cluster_node", lost.name)
+        await eventually(lambda: forget(other, lost), 30)
         forgotten = time.time()
         await fault.ran_everywhere(since=forgotten)
         lost.lose_data()
