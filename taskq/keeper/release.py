@@ -31,6 +31,7 @@ LOOK_EVERY = 2.5  # seconds: idle costs less than one query a second
 OUTBOX_EVERY = 2.5  # seconds between looks for publishes left undone
 AHEAD_FIRST = 16  # messages with keys that may be on a queue and not yet begun
 AHEAD_LEAST, AHEAD_MOST = 4, 1000
+KEYS_EVERY = 10.0  # seconds between looks for keys where nothing waits for one
 FRUITLESS_MOST = 20  # looks at keys that let nothing go, before a pause
 KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
 
@@ -52,9 +53,12 @@ class Release:
         self._after_key: str | None = None
         self._ahead = Ahead()
         self._fruitless = 0  # looks at keys, one after the other, that let nothing go
+        self._keys_wait = True  # something waits for a key, perhaps
+        self._keys_at = 0.0
 
     def due(self, due_ms: int) -> None:
         """Something is due then: look no later."""
+        self._keys_wait = True
         if due_ms < self._next_ms:
             self._next_ms = due_ms
             self._sooner.set()
@@ -82,9 +86,14 @@ class Release:
 
     async def _let_go(self) -> bool:
         """Publish what its key lets go; the keys take turns. False: nothing more would go at once."""
+        now = self._clock.monotonic()
+        if not self._keys_wait and now < self._keys_at:
+            return False
+        self._keys_wait, self._keys_at = False, now + KEYS_EVERY
         found = await self._store.let_go(self._after_key, BATCH, LEASE, ahead=self._ahead.of_queues, most=AHEAD_FIRST)
         self._fruitless = 0 if found.rows else self._fruitless + 1
         self._after_key = found.last
+        self._keys_wait |= found.last is not None
         if found.next_at is not None:
             self._next_ms = min(self._next_ms, to_ms(found.next_at))
         if found.heads:
