@@ -26,6 +26,7 @@ MAX_NAME_CHARS = 200
 MAX_PARALLELISM = 1024
 MAX_PARTITIONS = 1024
 MAX_PRIORITY = 31
+RATE_SLACK = 0.02
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -60,6 +61,11 @@ class RateLimit:
             raise InvalidQueue(f"RateLimit.limit must be a whole number of at least 1, got {self.limit!r}")
         if not isinstance(self.per, int | float) or not 0 < self.per <= 7 * 86400:
             raise InvalidQueue(f"RateLimit.per must be seconds above 0 and at most 604800, got {self.per!r}")
+
+    @property
+    def slack(self) -> float:
+        """Seconds by which a start may follow its stamp, which windows allow for; a later one is stamped again."""
+        return min(RATE_SLACK, self.per * 0.02)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from taskq.clock import Clock
 from taskq.errors import TaskqError
 from taskq.group import Group
 from taskq.store.base import Ask, Permit, Store
-from taskq.worker.queues import slack
 from taskq.worker.run import Abort, Run
 
 logger = logging.getLogger("taskq.worker")
@@ -60,7 +59,7 @@ class Keys:
         held = self._held.get(run.message.id)
         if held is None or held.run is not run or held.permit.rate is None:
             return
-        if self._clock.monotonic() - held.asked > slack(held.permit.rate):
+        if self._clock.monotonic() - held.asked > held.permit.rate.slack:
             assert run.message.flow is not None
             key = run.message.flow.key
             if key not in self._late:

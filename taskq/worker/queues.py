@@ -17,8 +17,6 @@ from taskq.worker.units import RETRY_SUBSCRIBE, FifoUnit, Host, OpenUnit, SlotUn
 
 logger = logging.getLogger("taskq.worker")
 
-RATE_SLACK = 0.02  # seconds between the stamp of a start and the start itself that the window allows for
-
 
 class QueueServer:
     """See the module. `spawn` runs a coroutine for as long as the worker lives."""
@@ -208,7 +206,7 @@ class RateGate:
 
     def begun(self, grant: Grant) -> None:
         """The start happens now; if that is later after its stamp than the window allows for, it counts from now."""
-        if self._host.clock.monotonic() - grant.asked <= slack(self._rate):
+        if self._host.clock.monotonic() - grant.asked <= self._rate.slack:
             return
         if self._late is None:
             self._late = grant.after
@@ -227,7 +225,7 @@ class RateGate:
 
     async def _ask(self, asked: list[None]) -> list[int | None]:
         """For each the count of starts before its grant, or None."""
-        permits: Permits = await self._store.take_starts(self._queue, len(asked), self._rate, slack(self._rate))
+        permits: Permits = await self._store.take_starts(self._queue, len(asked), self._rate, self._rate.slack)
         if permits.granted < len(asked):
             self.open = False
             asyncio.get_running_loop().call_later(max(permits.retry_in, 0.001), self._reopen)
@@ -237,8 +235,3 @@ class RateGate:
     def _reopen(self) -> None:
         self.open = True
         self._on_open()
-
-
-def slack(rate: RateLimit) -> float:
-    """The part of a second by which a start may follow its stamp, for this rate."""
-    return min(RATE_SLACK, rate.per * 0.02)

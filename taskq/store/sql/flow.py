@@ -34,7 +34,6 @@ Q = tables.queues
 
 RESERVED_FOR = 10.0  # seconds within which a message that was let go has to begin
 HEAD_FOR = 30.0  # seconds for which a head that waits keeps its place without asking again
-SLACK = 0.02  # seconds between the stamp of a start and the start itself that a window allows for
 KEYS = 200  # looked at in one transaction
 LOOK_AGAIN = 0.05  # seconds, while what was let go has not begun
 _COLUMNS = ("key", "parallelism", "rate_limit", "rate_per", "paused", "pinned_parallelism", "pinned_rate", "updated_at")
@@ -57,11 +56,6 @@ _PUT = "(message_id) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for
 def window(key: str) -> str:
     """The name of a key's window of starts."""
     return f"flow/{clean(key)}"
-
-
-def slack(rate: RateLimit) -> float:
-    """The part of a second by which a start may follow its stamp, for this rate."""
-    return min(SLACK, rate.per * 0.02)
 
 
 # -- at enqueue ------------------------------------------------------------------------------
@@ -198,7 +192,7 @@ def _room(tx: Tx, flow: sa.Row[Any], reserved: int, running: int, now: int) -> t
         opens = tx.connection.execute(lapses).scalar_one()
     rate = _rate(flow)
     if rate is not None:
-        started, leaves = starts.within(tx, window(flow.key), rate, slack(rate), now)
+        started, leaves = starts.within(tx, window(flow.key), rate, rate.slack, now)
         if rate.limit - started - reserved < free:
             free, opens = rate.limit - started - reserved, leaves
     return free, opens
@@ -279,7 +273,7 @@ def _take(tx: Tx, ask: Ask, flow: sa.Row[Any], lease: float) -> Permit:
         retry_in = 1.0
     rate, before = _rate(flow), 0
     if retry_in is None and rate is not None:
-        starting = starts.take_starts(tx, window(flow.key), 1, rate, slack(rate))
+        starting = starts.take_starts(tx, window(flow.key), 1, rate, rate.slack)
         before = starting.reached - 1
         if not starting.granted:
             retry_in = starting.retry_in
@@ -365,8 +359,8 @@ def _record(tx: Tx, row: sa.Row[Any]) -> FlowRecord:
     reserved, running = _held(tx, [row.key], now)
     rate, started, window_at = _rate(row), 0, None
     if rate is not None:
-        started, leaves = starts.within(tx, window(row.key), rate, slack(rate), now)
-        window_at = None if leaves is None else leaves - round((rate.per + slack(rate)) * 1_000_000)
+        started, leaves = starts.within(tx, window(row.key), rate, rate.slack, now)
+        window_at = None if leaves is None else leaves - round((rate.per + rate.slack) * 1_000_000)
     return FlowRecord(
         key=row.key,
         parallelism=row.parallelism,
