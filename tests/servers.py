@@ -179,8 +179,8 @@ class RabbitNode:
     @property
     def alive(self) -> bool:
         """Its process is there; it may be booting, or hang."""
-        server = str(self.programs / "rabbitmq-server")
-        return any(process.args == [server] and process.poll() is None for process in self._processes)
+        server = in_root([str(self.programs / "rabbitmq-server")])
+        return any(process.args == server and process.poll() is None for process in self._processes)
 
     @property
     def running(self) -> bool:
