@@ -49,6 +49,7 @@ def test_every_queue(queue: BrokerQueue, facts: BrokerFacts) -> None:
     if table["x-queue-type"] == "quorum":
         assert table["x-delivery-limit"] >= 100_000
         assert table["x-consumer-timeout"] == 7 * 86400 * 1000
+        assert table["x-consumer-disconnected-timeout"] == 5000
         assert "x-max-priority" not in table
 
 
