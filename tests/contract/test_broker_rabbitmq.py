@@ -6,9 +6,11 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import aio_pika
+import aiormq
 import pytest
 
 from taskq.broker.base import Loss
@@ -52,6 +54,21 @@ class TestRabbitMQ(BrokerContract):
     def through(proxy: Proxy, url: str) -> str:
         parts = urlsplit(url)
         return parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}").geturl()
+
+    async def test_queue_that_its_cluster_does_not_know_yet(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Declared and not yet known to be bound, as on a cluster whose nodes come and go: to be tried again."""
+        broker = await lab.broker()
+        bind = aiormq.Channel.queue_bind
+
+        async def elsewhere(channel: aiormq.Channel, queue: str, *args: Any, **options: Any) -> Any:
+            return await bind(channel, f"{queue}.elsewhere", *args, **options)
+
+        monkeypatch.setattr(aiormq.Channel, "queue_bind", elsewhere)
+        with pytest.raises(BrokerUnavailable, match="is not known yet"):
+            await broker.declare(OPEN)
+        monkeypatch.undo()
+        await broker.declare(OPEN)
+        await broker.publish(message(b"m1"))
 
     # -- who does not let us in -----------------------------------------------------------------
 

@@ -173,6 +173,9 @@ class RabbitMQBroker:
             held = await self._on_throwaway(work)
         except aiormq.ChannelPreconditionFailed as error:
             raise QueueMismatch(_mismatch(name, queue, _text(error))) from error
+        except aiormq.ChannelNotFoundEntity as error:
+            # Seen on 4.0 while nodes of a cluster come and go: what was just declared is not known to be bound.
+            raise BrokerUnavailable(f"queue {name} was declared and is not known yet: {_text(error)}") from error
         if queue.kind is Kind.SLOT and not held:
             await self._put_token(queue)
         self._declared.add(queue)
