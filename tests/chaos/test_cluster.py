@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import time
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import aio_pika
 import pytest
 
 from taskq import TaskCancelled
@@ -21,6 +23,7 @@ from tests.servers import RabbitCluster, RabbitNode
 from tests.services import make_cluster
 from tests.support import eventually
 
+QUORUM = {"x-queue-type": "quorum"}
 Note = Callable[[Ledger], None]
 Consumers = Callable[[], Awaitable[bool]]
 pytestmark = pytest.mark.timeout(300)
@@ -75,6 +78,18 @@ async def lead(station: Station, cluster: RabbitCluster, node: RabbitNode) -> No
 async def leader(station: Station, cluster: RabbitCluster) -> RabbitNode:
     """Who leads the FIFO queue."""
     return await asyncio.to_thread(cluster.leader, f"{station.prefix}.q.{FIFO.name}")
+
+
+async def makes_queues(node: RabbitNode) -> bool:
+    """Whether a quorum queue can be declared at this node."""
+    try:
+        async with await aio_pika.connect(node.url, timeout=5) as connection:
+            channel = await connection.channel()
+            queue = await channel.declare_queue(f"probe-{os.urandom(4).hex()}", durable=True, arguments=QUORUM)
+            await queue.delete(if_unused=False, if_empty=False)
+    except (aio_pika.exceptions.AMQPError, OSError) as error:
+        raise AssertionError(f"{node.name} makes no queues: {error}") from error
+    return True
 
 
 async def elsewhere(station: Station, cluster: RabbitCluster, killed: RabbitNode) -> bool:
@@ -176,8 +191,9 @@ async def test_minority_hangs(
             hangs.go_on()
         try:
             await all_run(cluster, 30)
+            await eventually(lambda: makes_queues(hangs), 30)
         except AssertionError as left_out:
-            # Erlang's nodes do not always find each other again: whoever looks after them restarts the one.
+            # It does not always find its cluster again, or not quite: whoever looks after it restarts it.
             print(f"restarted the node that hung: {left_out}")
             await asyncio.to_thread(hangs.kill)
             await all_run(cluster)
