@@ -220,3 +220,7 @@ class RetryAfter(Exception):
 def _check_wait(name: str, seconds: float) -> None:
     if not 0 <= seconds <= LONGEST_WAIT:
         raise ValueError(f"{name} takes seconds from now, zero to 366 days, got {seconds!r}")
+
+
+class InvalidRequest(TaskqError, ValueError):
+    """What was asked of the HTTP API cannot be done as it was said; the text names the header or field, and the mend."""

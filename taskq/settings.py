@@ -9,6 +9,7 @@ imported, only by `load_settings`.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote
 
 import platformdirs
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from taskq.errors import InvalidSetting
@@ -48,6 +49,15 @@ def _host_and_port(value: str) -> str:
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
         raise ValueError("must be 1 to 64 letters, digits, '.', '-' or '_'")
+    return value
+
+
+def _networks(value: str) -> str:
+    for network in value.split(","):
+        try:
+            ipaddress.ip_network(network.strip())
+        except ValueError as error:
+            raise ValueError(f"must be networks with commas, such as 127.0.0.0/8,::1 ({error})") from None
     return value
 
 
@@ -115,6 +125,24 @@ class Settings(BaseSettings):
     exit_after: Seconds | None = Field(
         120.0, description="seconds of ill health after which a worker exits; none: never"
     )
+    api_token: SecretStr | None = Field(
+        None, description="the HTTP API's token; none: it needs no token, and listens on loopback only"
+    )
+    api_readonly_token: SecretStr | None = Field(
+        None, description="a second token of the HTTP API, which may only read"
+    )
+    api_rate_limit: int | None = Field(
+        None, ge=1, description="requests a second that one client of the HTTP API may make; none: no limit"
+    )
+    delivery_allow: Annotated[str, AfterValidator(_networks)] | None = Field(
+        None, description="private networks that HTTP deliveries may reach, with commas: 127.0.0.0/8,::1; none: none"
+    )
+    delivery_timeout: Seconds = Field(
+        900.0, description="seconds that one attempt of an HTTP delivery may take at most"
+    )
+    delivery_parallelism: int | None = Field(
+        None, ge=1, description="HTTP deliveries with a flow key that run at once, whatever their keys; none: no limit"
+    )
     recycle_after_tasks: int | None = Field(None, ge=1, description="attempts after which a worker process is replaced")
     recycle_after_seconds: Seconds | None = Field(None, description="seconds after which a worker process is replaced")
     recycle_after_memory_mb: int | None = Field(
@@ -144,6 +172,7 @@ class Settings(BaseSettings):
 
 
 _FIELDS = Settings.model_fields
+_SECRETS = frozenset(name for name, field in _FIELDS.items() if SecretStr in get_args(field.annotation))
 _OPTIONAL = frozenset(name for name, field in _FIELDS.items() if type(None) in get_args(field.annotation))
 
 
@@ -254,6 +283,7 @@ def _complaints(error: ValidationError, given: Mapping[str, tuple[Any, str]]) ->
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         name = str(problem["loc"][0])
         value, source = given.get(name, (None, "default"))
+        value = "***" if name in _SECRETS else value
         said = problem["msg"].removeprefix("Value error, ")
         said = said.replace("Input should be", "must be", 1) if said.startswith("Input should") else said
         texts.setdefault(
@@ -263,6 +293,8 @@ def _complaints(error: ValidationError, given: Mapping[str, tuple[Any, str]]) ->
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return "***"
     if isinstance(value, str):
         return redact_url(value)
     return "none" if value is None else str(value)

@@ -22,6 +22,7 @@ from taskq.flow import Flow, FlowRecord
 from taskq.message import Message
 from taskq.outcome import Failure, Status
 from taskq.queue import Queue, QueueRecord, RateLimit
+from taskq.store.gateway import Gateway, RequestFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class Settlement:
     in_place     datetime | None: the head stays in its queue until then, and runs as next_attempt
     next_attempt int: attempt of the next run, for WAITING
     outbox       rows written in the same transaction
+    response     bytes | None: the answer of a request (`Response.encode`), kept with the log's lines of this end
+    born         messages that follow (callbacks): recorded in the same transaction; their publishes are in `outbox`
     """
 
     message: Message
@@ -112,6 +115,8 @@ class Settlement:
     in_place: datetime | None = None
     next_attempt: int = 1
     outbox: tuple[OutboxRow, ...] = ()
+    response: bytes | None = None
+    born: tuple[Message, ...] = ()
 
 
 class Settled(enum.StrEnum):
@@ -152,7 +157,12 @@ class MessageRecord:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line of a message's history. state: CREATED ACTIVE ERROR RETRY SNOOZED DELIVERED FAILED EXPIRED CANCELED."""
+    """One line of a message's history.
+
+    state      CREATED ACTIVE ERROR RETRY SNOOZED DELIVERED FAILED EXPIRED CANCEL_REQUESTED CANCELED
+    next_at    datetime | None: when it is tried again
+    response   bytes | None: the answer of a request
+    """
 
     message_id: str
     at: datetime
@@ -160,6 +170,8 @@ class LogEntry:
     attempt: int | None = None
     worker: str | None = None
     detail: str = ""
+    next_at: datetime | None = None
+    response: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +246,7 @@ class DeadLetter:
     worker        str | None
     died_at       datetime
     queue, task, message_id  str: for filters; "" when they cannot be known
+    response      bytes | None: the last answer of a request (`Response.encode`)
     """
 
     id: str
@@ -248,11 +261,17 @@ class DeadLetter:
     body: bytes
     content_type: str | None
     message: Message | None = None
+    response: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DeadFilter:
-    """Which dead letters: all given conditions hold. `text` is looked for in reason and error."""
+    """Which dead letters: all given conditions hold.
+
+    text      looked for in reason and error
+    request   only letters of requests that it fits; its ids are those of messages, its instants those of their deaths
+    statuses  only letters of requests whose last answer had one of these statuses; 0: none came
+    """
 
     ids: Sequence[str] | None = None
     queue: str | None = None
@@ -262,6 +281,8 @@ class DeadFilter:
     text: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    request: RequestFilter | None = None
+    statuses: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,8 +580,10 @@ class DeadLetters(Protocol):
         """Add or replace, by id."""
         ...
 
-    async def dead(self, which: DeadFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
-        """DeadLetters, newest first."""
+    async def dead(
+        self, which: DeadFilter, *, cursor: str | None = None, limit: int = 100, oldest_first: bool = False
+    ) -> Page:
+        """DeadLetters, newest first unless said otherwise."""
         ...
 
     async def count_dead(self, which: DeadFilter) -> int: ...
@@ -749,7 +772,7 @@ class Schedules(Protocol):
         ...
 
 
-class Store(Messages, Cancels, Waiting, DeadLetters, Queues, FlowKeys, Dedup, Schedules, Protocol):
+class Store(Messages, Cancels, Waiting, DeadLetters, Queues, FlowKeys, Dedup, Schedules, Gateway, Protocol):
     """All of it, and the life of the adapter. Bound to no event loop; safe to call from one at a time."""
 
     @property
