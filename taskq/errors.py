@@ -11,6 +11,7 @@ attributes. Errors of foreign libraries are translated where those libraries are
     ├── InvalidQueue (ValueError)          a queue that cannot exist as it is described
     ├── InvalidSetting (ValueError)        a setting, option or URL that cannot be used
     ├── InvalidSchedule (ValueError)       a cron, interval, zone or bound that cannot be
+    ├── InvalidRequest (ValueError)        what the HTTP API cannot do as it was said
     ├── InvalidMessage                     bytes that are no message of ours
     ├── EnqueueInsideLoop (RuntimeError)   a sync call inside a running event loop
     ├── WouldDeadlock (RuntimeError)       a task waits for a message that waits for the task
@@ -223,4 +224,4 @@ def _check_wait(name: str, seconds: float) -> None:
 
 
 class InvalidRequest(TaskqError, ValueError):
-    """What was asked of the HTTP API cannot be done as it was said; the text names the header or field, and the mend."""
+    """The HTTP API cannot do what it was asked for as it was said; the text names the header or field, and the mend."""

@@ -289,8 +289,8 @@ class SqlStore:
     async def take_starts(self, queue: str, wanted: int, rate: RateLimit, slack: float) -> Permits:
         return await self._write(sql.starts.take_starts, queue, wanted, rate, slack)
 
-    async def restamp(self, queue: str, after: int) -> None:
-        await self._write(sql.starts.restamp, queue, after)
+    async def restamp(self, queue: str, after: int, ahead: float = 0.0) -> bool:
+        return await self._write(sql.starts.restamp, queue, after, ahead)
 
     # Flow control
 
@@ -310,8 +310,8 @@ class SqlStore:
     async def give_back_permits(self, worker: str, message_ids: Sequence[str]) -> None:
         await self._write(sql.flow.give_back, worker, message_ids)
 
-    async def restamp_flow(self, key: str, after: int) -> None:
-        await self._write(sql.starts.restamp, sql.flow.window(key), after)
+    async def restamp_flow(self, key: str, after: int, ahead: float = 0.0) -> bool:
+        return await self._write(sql.starts.restamp, sql.flow.window(key), after, ahead)
 
     async def get_flow(self, key: str) -> FlowRecord | None:
         return await self._read(sql.flow.get_flow, key)

@@ -643,8 +643,10 @@ class Queues(Protocol):
         """
         ...
 
-    async def restamp(self, queue: str, after: int) -> None:
-        """Starts beyond the count `after` happened late: they count from now, and with them all that came later."""
+    async def restamp(self, queue: str, after: int, ahead: float = 0.0) -> bool:
+        """Starts beyond the count `after` happen late: they count from `ahead` seconds from now, and with them all that
+        came later. False: the first of them has left the window; nothing was done, and others may start in its place.
+        """
         ...
 
 
@@ -676,7 +678,7 @@ class FlowKeys(Protocol):
         """These runs ended without an outcome; their messages keep their places for a while."""
         ...
 
-    async def restamp_flow(self, key: str, after: int) -> None:
+    async def restamp_flow(self, key: str, after: int, ahead: float = 0.0) -> bool:
         """`restamp`, of a key's window."""
         ...
 

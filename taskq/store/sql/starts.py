@@ -54,20 +54,25 @@ def within(tx: Tx, queue: str, rate: RateLimit, slack: float, now: int) -> tuple
     return window.total - max(window.past, left or 0), None if first is None else first + now - edge
 
 
-def restamp(tx: Tx, queue: str, after: int) -> None:
+def restamp(tx: Tx, queue: str, after: int, ahead: float) -> bool:
     queue = clean(queue)
     window, now = _held(tx, queue)
-    kept = max(after, window.past)
-    if kept >= window.total:
-        return
+    if after < window.past:
+        return False
+    if after >= window.total:
+        return True
+    if ahead:
+        now += round(ahead * 1_000_000)
+        tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(last_at=now))
     # The stamp that holds the last start to stay is shortened to it, the later ones go.
-    tail = sa.delete(S).where(S.c.queue == queue, S.c.upto > kept).returning(S.c.at)
+    tail = sa.delete(S).where(S.c.queue == queue, S.c.upto > after).returning(S.c.at)
     cut = min(tx.connection.execute(tail).scalars(), default=None)
     before = tx.connection.execute(sa.select(sa.func.max(S.c.upto)).where(S.c.queue == queue)).scalar_one()
     rows = [(queue, now, window.total)]
-    if cut is not None and kept > (window.past if before is None else before):
-        rows.append((queue, cut, kept))
+    if cut is not None and after > (window.past if before is None else before):
+        rows.append((queue, cut, after))
     insert_many(tx, S, ("queue", "at", "upto"), sorted(rows), f"(queue, at, upto) {IGNORE}")
+    return True
 
 
 def _held(tx: Tx, queue: str) -> tuple[sa.Row[tuple[int, int]], int]:
