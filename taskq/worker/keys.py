@@ -9,7 +9,7 @@ from typing import Any
 
 from taskq.clock import Clock
 from taskq.errors import TaskqError
-from taskq.group import Group
+from taskq.group import Group, insist
 from taskq.store.base import Ask, Permit, Store
 from taskq.worker.run import Abort, Run
 
@@ -17,16 +17,22 @@ logger = logging.getLogger("taskq.worker")
 
 LEASE = 20.0  # seconds for which a permit counts that nobody renews
 RENEW_EVERY = 5.0  # seconds
+AHEAD_MOST = 5.0  # seconds by which a stamp that is made again may lie ahead
 STOP_AFTER = 15.0  # seconds without a renewal after which a run is stopped, before its permit counts no longer
 
 
 @dataclass(slots=True)
 class Held:
-    """A permit. `until` is monotonic: its run is stopped then; `asked` too: not later than its stamp."""
+    """A permit.
+
+    asked, until  float, monotonic: not later than its stamp; its run is stopped then
+    within        float, seconds from `asked`: the key's window allows for a start until then
+    """
 
     run: Run
     permit: Permit
     asked: float
+    within: float
     until: float
 
 
@@ -40,7 +46,6 @@ class Keys:
         self._worker = worker
         self._spawn = spawn
         self._held: dict[str, Held] = {}
-        self._late: dict[str, int] = {}  # key -> starts beyond this count are to be stamped again
         self._renewed = 0.0
 
     async def _ask(self, asks: list[Ask]) -> list[Permit]:
@@ -48,26 +53,39 @@ class Keys:
 
     async def take(self, run: Run) -> Permit:
         """The right to start, or when to ask again."""
-        asked = self._clock.monotonic()
-        permit = await self.asks.call(Ask(run.message, self._worker, run.unit.in_place))
-        if permit.granted:
-            self._held[run.message.id] = Held(run, permit, asked, asked + STOP_AFTER)
-        return permit
+        flow, held = run.message.flow, None
+        assert flow is not None
+        while held is None or self._late(held):
+            asked = self._clock.monotonic()
+            if held is not None:
+                # Its start would be counted too early: it is stamped again, with more allowance each time, unless its
+                # stamp has left the window; then somebody else may have started in its place, and it asks anew.
+                ahead = min(2 * (asked - held.asked), AHEAD_MOST)
+                if await self._insist(flow.key, held.permit.before, ahead):
+                    held.asked, held.within = asked, ahead
+                    continue
+            permit = await self.asks.call(Ask(run.message, self._worker, run.unit.in_place))
+            if not permit.granted:
+                self._held.pop(run.message.id, None)
+                return permit
+            held = Held(run, permit, asked, permit.rate.slack if permit.rate else 0.0, asked + STOP_AFTER)
+            self._held[run.message.id] = held
+        return held.permit
+
+    async def _insist(self, key: str, before: int, ahead: float) -> bool:
+        return await insist(
+            lambda: self._store.restamp_flow(key, before, ahead), clock=self._clock, what="permits of keys"
+        )
+
+    def _late(self, held: Held) -> bool:
+        return held.permit.rate is not None and self._clock.monotonic() - held.asked > held.within
 
     def begun(self, run: Run) -> None:
-        """Its user's code begins now: if later after its stamp than the window allows for, it counts from now."""
+        """Its user's code begins now: if it was held up since its permit, it counts from now."""
         held = self._held.get(run.message.id)
-        if held is None or held.run is not run or held.permit.rate is None:
-            return
-        if self._clock.monotonic() - held.asked > held.permit.rate.slack:
+        if held is not None and held.run is run and self._late(held):
             assert run.message.flow is not None
-            key = run.message.flow.key
-            if key not in self._late:
-                self._spawn(self._restamp, key)
-            self._late[key] = min(self._late.get(key, held.permit.before), held.permit.before)
-
-    async def _restamp(self, key: str) -> None:
-        await self._try(self._store.restamp_flow(key, self._late.pop(key)))
+            self._spawn(self._insist, run.message.flow.key, held.permit.before, 0.0)
 
     async def give_back(self, run: Run) -> None:
         """It ended without an outcome: its message keeps its place for a while."""

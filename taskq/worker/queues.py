@@ -17,6 +17,8 @@ from taskq.worker.units import RETRY_SUBSCRIBE, FifoUnit, Host, OpenUnit, SlotUn
 
 logger = logging.getLogger("taskq.worker")
 
+AHEAD_MOST = 5.0  # seconds by which a stamp that is made again may lie ahead
+
 
 class QueueServer:
     """See the module. `spawn` runs a coroutine for as long as the worker lives."""
@@ -174,14 +176,20 @@ class Grant:
 
     asked   float, monotonic: not later than its stamp
     after   int: the starts that the window had counted before this grant
+    within  float, seconds from `asked`: the window allows for a start until then
     """
 
     asked: float
     after: int
+    within: float
 
 
 class RateGate:
-    """A queue's rolling window, asked for in groups; closed until the window names the next start."""
+    """A queue's rolling window, asked for in groups; closed until the window names the next start.
+
+    A grant that comes late, so that its start would be counted too early, is stamped again, with more allowance each
+    time, and asked for anew if its stamp has left the window meanwhile: a window is never exceeded.
+    """
 
     def __init__(self, store: Store, host: Host, *, on_open: Callable[[], None]) -> None:
         self.open = True
@@ -190,38 +198,46 @@ class RateGate:
         self._on_open = on_open
         self._queue = ""
         self._rate = RateLimit(1)
-        self._group: Group[None, int | None] | None = None
-        self._late: int | None = None  # starts beyond this count are to be stamped again
+        self._grants: Group[None, int | None] | None = None
+        self._again: Group[int, bool] | None = None
+        self._ahead = 0.0  # seconds by which the next stamps made again are put into the future
         self._spawn: Callable[..., None]
 
     async def take(self, queue: str, rate: RateLimit, spawn: Callable[..., None]) -> Grant | None:
-        """The right to start, to be shown to `begun` at the start; None: the gate is closed until the window says."""
+        """The right to start at once, to be shown to `begun` then; None: the gate is closed until the window says."""
         self._queue, self._rate, self._spawn = queue, rate, spawn
-        if self._group is None:
-            self._group = Group(self._ask, clock=self._host.clock, what=f"asking for the rate of {queue}")
-            spawn(self._group.run)
-        asked = self._host.clock.monotonic()
-        after = await self._group.call(None)
-        return None if after is None else Grant(asked, after)
+        if self._grants is None or self._again is None:
+            clock = self._host.clock
+            self._grants = Group(self._ask, clock=clock, what=f"asking for the rate of {queue}")
+            self._again = Group(self._restamp, clock=clock, what=f"stamping late starts of {queue}")
+            spawn(self._grants.run)
+            spawn(self._again.run)
+        grant: Grant | None = None
+        while grant is None or self._late(grant):
+            asked = self._host.clock.monotonic()
+            if grant is not None:
+                self._ahead = ahead = min(2 * (asked - grant.asked), AHEAD_MOST)
+                if await self._again.call(grant.after):
+                    grant = Grant(asked, grant.after, ahead)
+                    continue
+            after = await self._grants.call(None)
+            if after is None:
+                return None
+            grant = Grant(asked, after, rate.slack)
+        return grant
 
     def begun(self, grant: Grant) -> None:
-        """The start happens now; if that is later after its stamp than the window allows for, it counts from now."""
-        if self._host.clock.monotonic() - grant.asked <= self._rate.slack:
-            return
-        if self._late is None:
-            self._late = grant.after
-            self._spawn(self._restamp)
-        self._late = min(self._late, grant.after)
+        """The start happens now; if it was held up since its grant, it counts from now."""
+        if self._late(grant):
+            assert self._again is not None
+            self._spawn(self._again.call, grant.after)
 
-    async def _restamp(self) -> None:
-        """All that were late together, and whatever others were granted since: later stamps are always safe."""
-        late, self._late = self._late, None
-        if late is None:
-            return
-        try:
-            await self._store.restamp(self._queue, late)
-        except TaskqError as error:
-            logger.warning("rate of queue %s: %s", self._queue, error)
+    def _late(self, grant: Grant) -> bool:
+        return self._host.clock.monotonic() - grant.asked > grant.within
+
+    async def _restamp(self, afters: list[int]) -> list[bool]:
+        """All that are late together, and whatever others were granted since: later stamps are always safe."""
+        return [await self._store.restamp(self._queue, min(afters), self._ahead)] * len(afters)
 
     async def _ask(self, asked: list[None]) -> list[int | None]:
         """For each the count of starts before its grant, or None."""

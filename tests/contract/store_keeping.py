@@ -237,13 +237,35 @@ class Starts:
         clock.move(2)
         assert (await store.take_starts("q", 2, rate, 0)).reached == 4
         clock.move(3)
-        await store.restamp("q", 1)
+        assert await store.restamp("q", 1)
         clock.move(5)
         assert (await store.take_starts("q", 4, rate, 0)).granted == 1
         clock.move(2)
         assert (await store.take_starts("q", 4, rate, 0)).granted == 0
         clock.move(3)
         assert (await store.take_starts("q", 4, rate, 0)).granted == 3
+
+    async def test_restamp_of_a_start_that_has_left(self, store: Store, clock: StillClock) -> None:
+        """Others may have started in its place: nothing is done, and it is told."""
+        rate = RateLimit(1, per=10)
+        await store.take_starts("q", 1, rate, 0)
+        clock.move(10)
+        assert (await store.take_starts("q", 1, rate, 0)).granted == 1
+        assert not await store.restamp("q", 0)
+        clock.move(10)
+        assert (await store.take_starts("q", 1, rate, 0)).granted == 1
+
+    async def test_restamp_ahead(self, store: Store, clock: StillClock) -> None:
+        """A stamp may lie ahead, for a start that may yet happen then; none that follows lies before it."""
+        rate = RateLimit(2, per=10)
+        await store.take_starts("q", 1, rate, 0)
+        assert await store.restamp("q", 0, 3.0)
+        clock.move(1)
+        assert (await store.take_starts("q", 1, rate, 0)).granted == 1
+        clock.move(11)
+        assert (await store.take_starts("q", 2, rate, 0)).granted == 0
+        clock.move(1)
+        assert (await store.take_starts("q", 2, rate, 0)).granted == 2
 
     async def test_restamp_more_than_there_are(self, store: Store, clock: StillClock) -> None:
         """Stamping anew from before the window's first start moves all that it holds."""
