@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "broker.base": GROUND,
     "store.base": GROUND | {"store.gateway"},
     "store.gateway": GROUND,
-    "http": GROUND,
+    "http": GROUND | PORTS,
     "broker": GROUND,
     "store": GROUND,
     "dispatch": GROUND | PORTS,
@@ -64,6 +64,9 @@ FOREIGN = {
     "pydantic_settings": {"settings"},
     "platformdirs": {"settings"},
     "uvloop": {"worker.process"},
+    "httpx": {"http.delivery"},
+    "httpcore": {"http.delivery", "http.network"},
+    "jwt": {"http.signing"},
     "watchfiles": {"worker.supervisor", "cli.dev"},
     # Wire forms of our own: envelopes, dead letters, replies, broadcasts, frames to children.
     "msgpack": {"message", "serialization", "dead_letter", "dispatch", "client", "worker", "admin", "http.request"},
@@ -172,4 +175,5 @@ def test_importing_taskq_loads_no_library_that_it_need_not() -> None:
 
     script = "import sys, taskq; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert {"aiormq", "sqlalchemy", "alembic", "pydantic", "click", "rich", "anyio"} & set(loaded) == set()
+    heavy = {"aiormq", "sqlalchemy", "alembic", "pydantic", "click", "rich", "anyio", "httpx", "httpcore", "jwt"}
+    assert heavy & set(loaded) == set()

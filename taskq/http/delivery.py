@@ -1,0 +1,217 @@
+"""One attempt to deliver a request: sent, and its answer read and judged."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import Iterator
+from contextlib import aclosing
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+import httpcore
+import httpx
+
+from taskq.clock import Clock
+from taskq.http.guard import Guard
+from taskq.http.network import GuardedBackend
+from taskq.http.request import DeliveryFailed, Headers, Request, Response
+from taskq.http.retry_after import retry_after
+from taskq.http.signing import sign
+from taskq.store.gateway import SigningKeys
+
+MAX_RESPONSE_BYTES = 1024 * 1024  # of an answer's body; what is beyond is not read
+MAX_RESPONSE_HEADERS = 200  # of an answer's headers are kept, and no more than
+MAX_RESPONSE_HEADER_BYTES = 32 * 1024
+USER_AGENT = "Upstash-QStash"
+NON_RETRYABLE_STATUS = 489
+NON_RETRYABLE_HEADER = "upstash-nonretryable-error"
+
+_CONNECTIONS = httpx.Limits(max_connections=1000, max_keepalive_connections=1000, keepalive_expiry=4.0)
+_POOLS = 16  # a pool looks at all its connections for every request
+_HOP_BY_HOP = frozenset({
+    "connection", "content-length", "expect", "host", "keep-alive", "proxy-authorization", "proxy-connection", "te",
+    "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+_OURS = frozenset({
+    "upstash-message-id", "upstash-retried", "upstash-signature", "upstash-caller-ip", "upstash-topic-name",
+    "upstash-schedule-id", "upstash-region",
+})  # fmt: skip
+
+
+class Deliverer:
+    """Delivers requests, over connections that it keeps. It belongs to the event loop on which it is first used.
+
+    Args:
+        allow: networks that may be reached though they are not public, with commas; None: none.
+        clock: what signatures are dated by.
+
+    Raises:
+        ValueError: `allow` is not understood.
+    """
+
+    def __init__(self, *, allow: str | None, clock: Clock) -> None:
+        self._clock = clock
+        backend = GuardedBackend(Guard(allow))
+        tls = httpx.create_ssl_context()
+        self._transports = [_Transport(backend, tls) for _ in range(_POOLS)]
+        for name in ("httpcore", "hpack"):  # they would write down every header, signatures and credentials too
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    async def deliver(
+        self, request: Request, *, message_id: str, retried: int, keys: SigningKeys, timeout: float
+    ) -> Response:
+        """The answer, if its status says that the request was taken: 200 to 299.
+
+        Args:
+            retried: attempts before this one.
+            keys: the current one signs.
+            timeout: seconds for the whole attempt, from resolving the name to the end of the answer.
+
+        Raises:
+            DeliveryFailed: another status, no whole answer in time, none at all, or an address that may not be reached.
+        """
+        try:
+            headers = _headers(request, message_id, retried, sign(request, key=keys.current, now=self._clock.now()))
+            url, target = _parse(request.url)
+            outgoing = httpx.Request(
+                request.method, url, headers=headers, content=request.body, extensions={"target": target}
+            )
+            async with asyncio.timeout(timeout):
+                response, received = await self._exchange(outgoing)
+        except TimeoutError as error:
+            raise DeliveryFailed(f"no whole answer within {timeout:g} s") from error
+        except Exception as error:  # whatever a destination can make the libraries raise
+            raise DeliveryFailed(_told(error)) from error
+        return self._judge(response, received)
+
+    async def close(self) -> None:
+        """Close the connections; a delivery that is under way fails."""
+        for transport in self._transports:
+            await transport.aclose()
+        await asyncio.sleep(0)  # sockets are closed in the loop's next round
+
+    async def _exchange(self, outgoing: httpx.Request) -> tuple[Response, Headers]:
+        """The answer as it is kept, and all of its headers."""
+        transport = self._transports[hash(outgoing.url.netloc) % _POOLS]
+        incoming = await transport.handle_async_request(outgoing)
+        try:
+            body = await _body(incoming)
+        finally:
+            await incoming.aclose()
+        received = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in incoming.headers.raw)
+        return Response(incoming.status_code, tuple(_kept(received)), body), received
+
+    def _judge(self, response: Response, received: Headers) -> Response:
+        status = response.status
+        if 200 <= status <= 299:
+            return response
+        final = status == NON_RETRYABLE_STATUS and any(
+            name.lower() == NON_RETRYABLE_HEADER and value.strip().lower() == "true" for name, value in received
+        )
+        raise DeliveryFailed(
+            f"the destination answered {status}",
+            response,
+            retry_after=None if final else retry_after(received, self._clock.now()),
+            final=final,
+        )
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    """httpx's, over connections of our own. It follows no redirect, asks no proxy, keeps no cookie, adds no header."""
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend, tls: Any) -> None:
+        # Not the parent's: its pool would connect to whatever a name resolves to.
+        self._pool = _Pool(
+            ssl_context=tls,
+            max_connections=_CONNECTIONS.max_connections,
+            max_keepalive_connections=_CONNECTIONS.max_keepalive_connections,
+            keepalive_expiry=_CONNECTIONS.keepalive_expiry,
+            http2=True,
+            network_backend=backend,
+        )
+
+
+class _Pool(httpcore.AsyncConnectionPool):
+    pass
+
+
+async def _body(incoming: httpx.Response) -> bytes:
+    """As it came, not decoded, cut at the limit."""
+    assert isinstance(incoming.stream, httpx.AsyncByteStream)
+    body = bytearray()
+    async with aclosing(aiter(incoming.stream)) as chunks:  # type: ignore[type-var]
+        async for chunk in chunks:
+            body += chunk
+            if len(body) >= MAX_RESPONSE_BYTES:
+                break
+    return bytes(body[:MAX_RESPONSE_BYTES])
+
+
+def _kept(received: Headers) -> Iterator[tuple[str, str]]:
+    room = MAX_RESPONSE_HEADER_BYTES
+    for name, value in received[:MAX_RESPONSE_HEADERS]:
+        room -= len(name) + len(value)
+        if room < 0:
+            return
+        yield name, value
+
+
+def _headers(request: Request, message_id: str, retried: int, signature: str) -> list[tuple[bytes, bytes]]:
+    """What is sent: the sender's, but for those that are not theirs to say, and ours."""
+    given = [(name, value) for name, value in request.headers if name.lower() not in _HOP_BY_HOP | _OURS]
+    names = {name.lower() for name, _ in given}
+    ours = [
+        ("Upstash-Message-Id", message_id),
+        ("Upstash-Retried", str(retried)),
+        ("Upstash-Signature", signature),
+        ("Upstash-Caller-Ip", request.caller_ip),
+        ("Upstash-Topic-Name", request.topic),
+        ("Upstash-Schedule-Id", request.schedule_id),
+    ]
+    if "user-agent" not in names:
+        ours.insert(0, ("User-Agent", USER_AGENT))
+    if "authorization" not in names:
+        ours.append(("Authorization", _credentials(request.url)))
+    both = given + [(name, value) for name, value in ours if value]
+    return [(name.encode("ascii"), value.strip(" \t").encode("latin-1")) for name, value in both]
+
+
+def _credentials(url: str) -> str | None:
+    """What a URL with user and password asks to be sent."""
+    userinfo, at, _ = _authority(url).rpartition("@")
+    if not at:
+        return None
+    user, _, password = userinfo.partition(":")
+    return "Basic " + base64.b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
+
+
+def _authority(url: str) -> str:
+    rest = url.partition("://")[2]
+    return rest[: _end_of_authority(rest)]
+
+
+def _end_of_authority(rest: str) -> int:
+    return next((index for index, character in enumerate(rest) if character in "/?#"), len(rest))
+
+
+@lru_cache(1024)
+def _parse(url: str) -> tuple[httpx.URL, bytes]:
+    """The URL for httpx, and its path and query as they were given: httpx would resolve dots and escape what it likes.
+
+    What HTTP cannot carry there, blanks and letters beyond ASCII, is escaped.
+    """
+    rest = url.partition("://")[2].partition("#")[0]
+    target = rest[_end_of_authority(rest) :]
+    if not target.startswith("/"):
+        target = f"/{target}"
+    return httpx.URL(url), quote(target, safe=_VISIBLE).encode("ascii")
+
+
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:400] if str(error) else type(error).__name__
