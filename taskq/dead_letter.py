@@ -20,6 +20,7 @@ from taskq.outcome import Failure
 from taskq.store.base import DeadLetter
 
 CONTENT_TYPE = "application/x-taskq-dead"
+MAX_RESPONSE_BYTES = 2**24
 MAX_CHARS = 300  # of each text of a letter but its failure's; what is indexed must be short
 
 
@@ -30,9 +31,10 @@ def letter_id(message_id: str, hop: int, died_at: datetime, body: bytes) -> str:
 
 
 def of_message(
-    message: Message, *, reason: str, attempts: int, failure: Failure | None, worker: str, died_at: datetime
-) -> DeadLetter:
-    """The dead letter of a message of ours."""
+    message: Message, *, reason: str, attempts: int, failure: Failure | None, worker: str, died_at: datetime,
+    response: bytes | None = None,
+) -> DeadLetter:  # fmt: skip
+    """The dead letter of a message of ours; `response`: a request's last answer, as it is kept."""
     body = message.encode()
     return DeadLetter(
         id=letter_id(message.id, message.hop, died_at, body),
@@ -47,6 +49,7 @@ def of_message(
         body=body,
         content_type="application/x-taskq",
         message=message,
+        response=response,
     )
 
 
@@ -87,6 +90,7 @@ def encode(letter: DeadLetter) -> bytes:
             "at": to_ms(letter.died_at),
             "body": letter.body,
             "type": letter.content_type,
+            "response": letter.response,
         },
         unicode_errors="surrogatepass",
     )
@@ -139,6 +143,7 @@ def _decode(body: bytes) -> DeadLetter:
         body=wire["body"],
         content_type=wire["type"],
         message=message,
+        response=wire.get("response"),
     )
 
 
@@ -154,6 +159,9 @@ def _check(wire: Mapping[str, Any]) -> None:
         raise TypeError(f"attempts must be a count, got {wire['attempts']!r:.80}")
     if type(wire["body"]) is not bytes:
         raise TypeError(f"body must be bytes, got {type(wire['body']).__name__}")
+    response = wire.get("response")  # older letters have none
+    if not (response is None or (type(response) is bytes and len(response) <= MAX_RESPONSE_BYTES)):
+        raise TypeError(f"response must be at most {MAX_RESPONSE_BYTES} bytes, got {response!r:.80}")
     failure = wire["failure"]
     if failure is not None and not (
         isinstance(failure, list) and len(failure) == 3 and all(isinstance(part, str) for part in failure)

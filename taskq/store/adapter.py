@@ -17,6 +17,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from taskq.clock import Clock, SystemClock
 from taskq.errors import InvalidMessage, StoreUnavailable
 from taskq.flow import FlowRecord
+from taskq.http.request import Headers
 from taskq.message import Message
 from taskq.outcome import Status
 from taskq.queue import Queue, QueueRecord, RateLimit
@@ -48,6 +49,15 @@ from taskq.store.base import (
     Settlement,
     Tick,
     WaitingRow,
+)
+from taskq.store.gateway import (
+    Accepted,
+    Endpoint,
+    GroupRecord,
+    Parcel,
+    RequestFilter,
+    RequestRecord,
+    SigningKeys,
 )
 from taskq.store.lines import CONNECT_SECONDS, Line, Tx, make_engine, make_folder
 from taskq.store.rows import from_us
@@ -159,13 +169,15 @@ class SqlStore:
     # Messages
 
     async def record(self, messages: Sequence[Message]) -> None:
-        await self._write_alone(sql.messages.record, messages)
+        how = self._write if any(map(sql.requests.is_request, messages)) else self._write_alone
+        await how(sql.messages.record, messages)
 
     async def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
         return await self._write(sql.messages.claim, claims)
 
     async def running(self, message: Message, *, worker: str, epoch: int, attempt: int, started_at: datetime) -> bool:
-        return await self._write_alone(sql.messages.running, message, worker, epoch, attempt, started_at)
+        how = self._write if sql.requests.is_request(message) else self._write_alone
+        return await how(sql.messages.running, message, worker, epoch, attempt, started_at)
 
     async def give_back(self, runs: Sequence[tuple[str, int]]) -> None:
         await self._write(sql.messages.give_back, runs)
@@ -240,8 +252,10 @@ class SqlStore:
     async def archive(self, letters: Sequence[DeadLetter]) -> None:
         await self._write_alone(sql.dead_letters.archive, letters)
 
-    async def dead(self, which: DeadFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
-        return await self._read(sql.dead_letters.list_dead, which, cursor, limit)
+    async def dead(
+        self, which: DeadFilter, *, cursor: str | None = None, limit: int = 100, oldest_first: bool = False
+    ) -> Page:
+        return await self._read(sql.dead_letters.list_dead, which, cursor, limit, oldest_first)
 
     async def count_dead(self, which: DeadFilter) -> int:
         return await self._read(sql.dead_letters.count_dead, which)
@@ -250,7 +264,7 @@ class SqlStore:
         return await self._write(sql.dead_letters.revive, ids, rows)
 
     async def delete_dead(self, which: DeadFilter, *, limit: int = 1000) -> int:
-        return await self._write_alone(sql.dead_letters.delete_dead, which, limit)
+        return await self._write(sql.dead_letters.delete_dead, which, limit)
 
     # Queues
 
@@ -380,6 +394,62 @@ class SqlStore:
 
     async def firings(self, app: str, id: str, *, limit: int = 100) -> list[Firing]:
         return await self._read(sql.schedules.firings, app, id, limit)
+
+    # The gateway
+
+    async def accept(self, parcels: Sequence[Parcel]) -> list[Accepted]:
+        return await self._write(sql.accept.accept, parcels) if parcels else []
+
+    async def get_request(self, message_id: str) -> RequestRecord | None:
+        return await self._read(sql.requests.get_request, message_id)
+
+    async def list_requests(self, which: RequestFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        return await self._read(sql.requests.list_requests, which, cursor, limit)
+
+    async def unfinished_callbacks(self, message_id: str) -> bool:
+        return await self._read(sql.requests.unfinished_callbacks, message_id)
+
+    async def lag(self, queues: Sequence[str]) -> Mapping[str, int]:
+        return await self._read(sql.requests.lag, queues)
+
+    async def events(
+        self,
+        which: RequestFilter,
+        *,
+        states: Sequence[str] = (),
+        oldest_first: bool = False,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        return await self._read(sql.events.events, which, states, oldest_first, cursor, limit)
+
+    async def get_group(self, name: str) -> GroupRecord | None:
+        return await self._read(sql.groups.get_group, name)
+
+    async def list_groups(self) -> list[GroupRecord]:
+        return await self._read(sql.groups.list_groups)
+
+    async def add_endpoints(self, name: str, endpoints: Sequence[Endpoint]) -> GroupRecord:
+        return await self._write(sql.groups.add_endpoints, name, endpoints)
+
+    async def remove_endpoints(
+        self, name: str, endpoints: Sequence[tuple[str | None, str | None]]
+    ) -> GroupRecord | None:
+        return await self._write(sql.groups.remove_endpoints, name, endpoints)
+
+    async def set_group_headers(self, name: str, headers: Headers) -> GroupRecord | None:
+        return await self._write(sql.groups.set_group_headers, name, headers)
+
+    async def delete_group(self, name: str) -> bool:
+        return await self._write_alone(sql.groups.delete_group, name)
+
+    async def signing_keys(self) -> SigningKeys:
+        keys = await self._read(sql.signing_keys.get)
+        return keys if keys is not None else await self._write(sql.signing_keys.make)
+
+    async def rotate_signing_keys(self) -> SigningKeys:
+        # From those that stand now: repeated after a lost answer it rotates them no further.
+        return await self._write(sql.signing_keys.rotate, await self.signing_keys())
 
     # The store itself
 

@@ -18,6 +18,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 FINAL = tuple(status.value for status in Status if status.final)
+OPEN = (Status.QUEUED.value, Status.WAITING.value, Status.RUNNING.value)
+_BIGGEST = 2**63
 
 
 def to_us(instant: datetime) -> int:
@@ -138,7 +140,16 @@ def schedule_record(row: Row[Any]) -> ScheduleRecord:
 
 
 def log_entry(row: Row[Any]) -> LogEntry:
-    return LogEntry(row.message_id, from_us(row.at), row.state, row.attempt, row.worker, row.detail)
+    return LogEntry(
+        row.message_id,
+        from_us(row.at),
+        row.state,
+        row.attempt,
+        row.worker,
+        row.detail,
+        maybe_from_us(row.next_at),
+        row.response,
+    )
 
 
 def to_cursor(instant_us: int, *rest: str | int) -> str:
@@ -146,16 +157,20 @@ def to_cursor(instant_us: int, *rest: str | int) -> str:
     return json.dumps([instant_us, *rest], separators=(",", ":"))
 
 
-def from_cursor(cursor: str, size: int) -> list[Any]:
-    """The sort key in a cursor.
+def from_cursor(cursor: str, *rest: type[str] | type[int]) -> list[Any]:
+    """The sort key in a cursor: an instant, and parts of the types in `rest`.
 
     Raises:
         InvalidSetting: not a cursor of this listing.
     """
     try:
         key = json.loads(cursor)
-    except ValueError:
+    except (ValueError, RecursionError):
         key = None
-    if not isinstance(key, list) or len(key) != size or type(key[0]) is not int:
+    if not isinstance(key, list) or tuple(map(type, key)) != (int, *rest) or not all(map(_storable, key)):
         raise InvalidSetting(f"cursor {cursor!r:.80} is not one of this listing")
     return key
+
+
+def _storable(part: str | int) -> bool:
+    return clean(part) == part if isinstance(part, str) else -_BIGGEST <= part < _BIGGEST

@@ -15,7 +15,7 @@ from taskq.store import tables
 from taskq.store.lines import Tx
 
 VERSION_TABLE = "taskq_version"
-REVISIONS = ("0001", "0002", "0003")  # in order; the last is what this code works with
+REVISIONS = ("0001", "0002", "0003", "0004")  # in order; the last is what this code works with
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x7461736B71  # "taskq": PostgreSQL's advisory lock of those who migrate
 

@@ -10,7 +10,8 @@ different days.
 
     taskq_store         one row: the store's UUID, and the number of the latest change to cancels and queues
     taskq_messages      one row per message that the store has seen; the row of an errorless run is written once
-    taskq_log           lines of history that cannot be derived from the message's row
+    taskq_requests      of a message that is a request: what it is looked for by, and the message itself
+    taskq_log           lines of history that cannot be derived from the message's row; all lines of requests
     taskq_waiting       messages in the waiting room, keyed (id, hop)
     taskq_outbox        publishes that must happen
     taskq_dead_letters  the archive of messages that failed for good
@@ -23,6 +24,8 @@ different days.
     taskq_cancels       requests to cancel unfinished messages
     taskq_schedules     what is to be sent, and when; how far each has come
     taskq_firings       one row per tick that was sent: what makes a second one of the same instant impossible
+    taskq_groups        URL groups, with their members
+    taskq_signing_keys  one row: the keys with which deliveries are signed
 """
 
 from __future__ import annotations
@@ -90,6 +93,36 @@ messages = Table(
     ),
 )
 
+UNSUCCESSFUL = text("taskq_messages.status <> 'SUCCEEDED'")  # literal: lets SQLite choose the partial index
+
+requests = Table(
+    "taskq_requests",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("topic", Text),
+    Column("endpoint", Text),
+    Column("schedule_id", Text),
+    Column("caller_ip", Text, nullable=False),
+    Column("labels", Text, nullable=False),  # each between line feeds
+    Column("flow_key", Text),
+    Column("queue_name", Text),  # as its sender named it
+    Column("callback_of", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),  # the message as it was accepted
+    Index("taskq_requests_created", "created_at", "message_id"),
+    Index(
+        "taskq_requests_callback",
+        "callback_of",
+        sqlite_where=text("callback_of IS NOT NULL"),
+        postgresql_where=text("callback_of IS NOT NULL"),
+    ),
+)
+
+OF_REQUEST = text("taskq_log.of_request")  # literal for the same reason
+
 log = Table(
     "taskq_log",
     metadata,
@@ -99,7 +132,17 @@ log = Table(
     Column("attempt", Integer),
     Column("worker", Text),
     Column("detail", Text, nullable=False),
+    Column("next_at", BigInteger),
+    Column("response", LargeBinary),
+    Column("of_request", Boolean, nullable=False, server_default=false()),
     Index("taskq_log_at", "at"),
+    Index(
+        "taskq_log_requests",
+        "at",
+        "message_id",
+        sqlite_where=text("of_request"),
+        postgresql_where=text("of_request"),
+    ),
 )
 
 waiting = Table(
@@ -180,6 +223,8 @@ dead_letters = Table(
     Column("died_at", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("content_type", Text),
+    Column("response", LargeBinary),
+    Column("response_status", Integer),  # of a request's last answer, 0: none came; NULL: no request
     Index("taskq_dead_letters_died", "died_at", "id"),
     Index("taskq_dead_letters_queue", "queue", "died_at", "id"),
     Index("taskq_dead_letters_message", "message_id"),
@@ -316,6 +361,24 @@ firings = Table(
     Column("message_id", Text, nullable=False),
     Column("fired_at", BigInteger, nullable=False),
     Index("taskq_firings_fired", "fired_at"),
+)
+
+groups = Table(
+    "taskq_groups",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("endpoints", Text, nullable=False),  # JSON: [[url, name], ...]
+    Column("headers", Text, nullable=False),  # JSON: [[name, value], ...]
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+signing_keys = Table(
+    "taskq_signing_keys",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("current_key", Text, nullable=False),
+    Column("next_key", Text, nullable=False),
 )
 
 TABLES = tuple(metadata.sorted_tables)

@@ -10,9 +10,10 @@ from taskq.store import tables
 from taskq.store.base import CancelEffect
 from taskq.store.lines import Tx
 from taskq.store.rows import FINAL, clean
+from taskq.store.sql import requests
 from taskq.store.sql.bulk import IGNORE, insert_many, locked
 from taskq.store.sql.changes import next_change
-from taskq.store.sql.finish import drop_cancels, free_dedup, write_log
+from taskq.store.sql.finish import LogLine, drop_cancels, free_dedup, write_log
 
 T = tables.cancels
 M = tables.messages
@@ -24,12 +25,16 @@ def cancel(tx: Tx, message_id: str) -> CancelEffect:
     known = _known(tx, message_id)
     if known is not None and known.status in FINAL:
         return CancelEffect.FINISHED
+    asked = [LogLine(message_id, tx.now(), "CANCEL_REQUESTED", of_request=True)]
+    asked = asked if requests.known(tx, [message_id]) else []
     if known is not None and known.status == "WAITING" and _free_to_go(tx, message_id, known.hop):
+        write_log(tx, asked)
         end_waiting(tx, message_id)
         return CancelEffect.DONE
     if tx.connection.execute(sa.select(T.c.message_id).where(T.c.message_id == message_id)).first() is None:
         row = (message_id, tx.now(), next_change(tx))
-        insert_many(tx, T, ("message_id", "asked_at", "change"), [row], f"(message_id) {IGNORE}")
+        if insert_many(tx, T, ("message_id", "asked_at", "change"), [row], f"(message_id) {IGNORE}"):
+            write_log(tx, asked)
     return CancelEffect.ASKED
 
 
@@ -54,7 +59,8 @@ def end_waiting(tx: Tx, message_id: str) -> None:
         .where(M.c.id == message_id, M.c.status.not_in(FINAL))
         .values(status="CANCELLED", ended_at=now, epoch=M.c.epoch + 1, claimed=False, not_before=None)
     )
-    write_log(tx, [(message_id, now, "CANCELED", None, None, "")])
+    of_request = bool(requests.known(tx, [message_id]))
+    write_log(tx, [LogLine(message_id, now, "CANCELED", of_request=of_request)])
     free_dedup(tx, [message_id])
     drop_cancels(tx, [message_id])
 

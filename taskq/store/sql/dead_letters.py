@@ -8,16 +8,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from taskq.errors import InvalidMessage
-from taskq.message import CONTENT_TYPE, decode
+from taskq.http.request import Response
+from taskq.message import CONTENT_TYPE, Message, decode
 from taskq.outcome import Failure
 from taskq.store import tables
 from taskq.store.base import DeadFilter, DeadLetter, OutboxRow, Page
+from taskq.store.gateway import RequestFilter
 from taskq.store.lines import Tx
 from taskq.store.rows import clean, from_cursor, from_us, maybe_clean, to_cursor, to_us
-from taskq.store.sql import outbox
+from taskq.store.sql import messages, outbox, requests
 from taskq.store.sql.bulk import insert_many
 
 T = tables.dead_letters
+R = tables.requests
 _COLUMNS = tuple(column.name for column in T.columns)
 _REPLACE = "(id) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name != "id")
 
@@ -43,7 +46,18 @@ def _row(letter: DeadLetter) -> tuple[Any, ...]:
         to_us(letter.died_at),
         letter.body,
         maybe_clean(letter.content_type),
+        letter.response,
+        _response_status(letter),
     )
+
+
+def _response_status(letter: DeadLetter) -> int | None:
+    if letter.response is not None:
+        try:
+            return Response.decode(letter.response).status
+        except InvalidMessage:
+            return 0
+    return 0 if letter.message is not None and requests.is_request(letter.message) else None
 
 
 def _letter(row: sa.Row[Any]) -> DeadLetter:
@@ -67,10 +81,11 @@ def _letter(row: sa.Row[Any]) -> DeadLetter:
         body=row.body,
         content_type=row.content_type,
         message=message,
+        response=row.response,
     )
 
 
-def _conditions(which: DeadFilter) -> list[sa.ColumnElement[bool]]:
+def _conditions(tx: Tx, which: DeadFilter) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
     if which.ids is not None:
         found.append(T.c.id.in_([clean(one) for one in which.ids]))
@@ -90,33 +105,76 @@ def _conditions(which: DeadFilter) -> list[sa.ColumnElement[bool]]:
         found.append(T.c.died_at >= to_us(which.since))
     if which.until is not None:
         found.append(T.c.died_at < to_us(which.until))
+    if which.statuses:
+        found.append(T.c.response_status.in_(which.statuses))
+    if which.request is not None:
+        found += _of_requests(tx, which.request)
     return found
 
 
-def list_dead(tx: Tx, which: DeadFilter, cursor: str | None, limit: int) -> Page:
-    select = sa.select(T).where(*_conditions(which)).order_by(T.c.died_at.desc(), T.c.id.desc()).limit(limit + 1)
+def _of_requests(tx: Tx, which: RequestFilter) -> list[sa.ColumnElement[bool]]:
+    wanted = requests.conditions(tx, which)
+    found: list[sa.ColumnElement[bool]] = [
+        sa.select(R.c.message_id).where(R.c.message_id == T.c.message_id, *wanted).exists()
+    ]
+    if which.ids:
+        found.append(T.c.message_id.in_([clean(one) for one in which.ids]))
+    if which.since is not None:
+        found.append(T.c.died_at >= to_us(which.since))
+    if which.until is not None:
+        found.append(T.c.died_at <= to_us(which.until))
+    return found
+
+
+def list_dead(tx: Tx, which: DeadFilter, cursor: str | None, limit: int, oldest_first: bool) -> Page:
+    key = (T.c.died_at, T.c.id)
+    order = [part.asc() if oldest_first else part.desc() for part in key]
+    select = sa.select(T).where(*_conditions(tx, which)).order_by(*order).limit(limit + 1)
     if cursor is not None:
-        at, letter_id = from_cursor(cursor, 2)
-        select = select.where(sa.tuple_(T.c.died_at, T.c.id) < sa.tuple_(sa.literal(at), sa.literal(letter_id)))
+        here, there = sa.tuple_(*key), sa.tuple_(*map(sa.literal, from_cursor(cursor, str)))
+        select = select.where(here > there if oldest_first else here < there)
     rows = tx.connection.execute(select).all()
     more, rows = len(rows) > limit, rows[:limit]
     return Page([_letter(row) for row in rows], to_cursor(rows[-1].died_at, rows[-1].id) if more else None)
 
 
 def count_dead(tx: Tx, which: DeadFilter) -> int:
-    return int(tx.connection.execute(sa.select(sa.func.count()).select_from(T).where(*_conditions(which))).scalar_one())
+    select = sa.select(sa.func.count()).select_from(T).where(*_conditions(tx, which))
+    return int(tx.connection.execute(select).scalar_one())
 
 
 def revive(tx: Tx, ids: Sequence[str], rows: Sequence[OutboxRow]) -> int:
     cleaned = [clean(one) for one in ids]
-    there = set(tx.connection.execute(sa.delete(T).where(T.c.id.in_(cleaned)).returning(T.c.id)).scalars())
-    outbox.add(tx, [row for one, row in zip(cleaned, rows, strict=True) if one in there])
+    there = _delete(tx, T.c.id.in_(cleaned))
+    revived = [row for one, row in zip(cleaned, rows, strict=True) if one in there]
+    messages.record(tx, _requests(revived))
+    outbox.add(tx, revived)
     return len(there)
 
 
+def _requests(rows: Sequence[OutboxRow]) -> list[Message]:
+    """The messages of the rows that are requests."""
+    found = []
+    for row in rows:
+        try:
+            message = decode(row.body, row.content_type)
+        except InvalidMessage:
+            continue
+        if requests.is_request(message):
+            found.append(message)
+    return found
+
+
+def _delete(tx: Tx, condition: sa.ColumnElement[bool]) -> set[str]:
+    """Delete letters, and requests of which nothing else is left; the letters' ids."""
+    gone = tx.connection.execute(sa.delete(T).where(condition).returning(T.c.id, T.c.message_id)).all()
+    requests.forget(tx, [row.message_id for row in gone])
+    return {row.id for row in gone}
+
+
 def delete_dead(tx: Tx, which: DeadFilter, limit: int) -> int:
-    chosen = sa.select(T.c.id).where(*_conditions(which)).order_by(T.c.died_at).limit(limit)
-    return tx.connection.execute(sa.delete(T).where(T.c.id.in_(chosen))).rowcount
+    chosen = sa.select(T.c.id).where(*_conditions(tx, which)).order_by(T.c.died_at).limit(limit)
+    return len(_delete(tx, T.c.id.in_(chosen)))
 
 
 def archive_unreadable(tx: Tx, keys: Sequence[tuple[str, int]]) -> None:
@@ -127,5 +185,6 @@ def archive_unreadable(tx: Tx, keys: Sequence[tuple[str, int]]) -> None:
             sa.delete(W).where(W.c.id == message_id, W.c.hop == hop).returning(W.c.queue, W.c.body)
         ).first()
         if row is not None:
+            unknown = (None,) * 4  # failure and worker
             letter = (f"{now // 1000}-{message_id}-{hop}", message_id, row.queue, "", "invalid-message", 0)
-            insert_many(tx, T, _COLUMNS, [(*letter, None, None, None, None, now, row.body, CONTENT_TYPE)], _REPLACE)
+            insert_many(tx, T, _COLUMNS, [(*letter, *unknown, now, row.body, CONTENT_TYPE, None, None)], _REPLACE)

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from taskq.store import tables
 from taskq.store.lines import Tx
 from taskq.store.sql.bulk import IGNORE, delete_many, insert_many
 
-_LOG = ("message_id", "at", "state", "attempt", "worker", "detail")
+# In the order in which they follow each other within one instant.
+STATES = (
+    "CREATED",
+    "ACTIVE",
+    "ERROR",
+    "SNOOZED",
+    "RETRY",
+    "DELIVERED",
+    "FAILED",
+    "EXPIRED",
+    "CANCEL_REQUESTED",
+    "CANCELED",
+)
+
+
+class LogLine(NamedTuple):
+    """A line of history, as it is stored."""
+
+    message_id: str
+    at: int
+    state: str
+    attempt: int | None = None
+    worker: str | None = None
+    detail: str = ""
+    next_at: int | None = None
+    response: bytes | None = None
+    of_request: bool = False
 
 
 def drop_cancels(tx: Tx, message_ids: Sequence[str]) -> None:
@@ -22,7 +48,8 @@ def free_dedup(tx: Tx, message_ids: Sequence[str]) -> None:
     delete_many(tx, tables.dedup.c.message_id, message_ids, "AND expires_at IS NULL")
 
 
-def write_log(tx: Tx, lines: Sequence[tuple[Any, ...]]) -> None:
-    """Add lines of history: (message id, at, state, attempt, worker, detail). Known ones stay."""
+def write_log(tx: Tx, lines: Sequence[LogLine]) -> None:
+    """Add lines of history; known ones stay."""
     unique = {line[:3]: line for line in lines}
-    insert_many(tx, tables.log, _LOG, [unique[key] for key in sorted(unique)], f"(message_id, at, state) {IGNORE}")
+    rows = [unique[key] for key in sorted(unique)]
+    insert_many(tx, tables.log, LogLine._fields, rows, f"(message_id, at, state) {IGNORE}")

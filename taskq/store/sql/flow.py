@@ -344,7 +344,7 @@ def list_flow(tx: Tx, search: str, cursor: str | None, limit: int) -> Page:
     if search:
         select = select.where(F.c.key.contains(clean(search), autoescape=True))
     if cursor is not None:
-        select = select.where(F.c.key > from_cursor(cursor, 2)[1])
+        select = select.where(F.c.key > from_cursor(cursor, str)[1])
     rows = tx.connection.execute(select).all()
     more, rows = len(rows) > limit, rows[:limit]
     return Page([_record(tx, row) for row in rows], to_cursor(0, rows[-1].key) if more else None)

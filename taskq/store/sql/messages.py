@@ -25,11 +25,12 @@ from taskq.store.rows import (
     to_cursor,
     to_us,
 )
+from taskq.store.sql import requests
 from taskq.store.sql.bulk import IGNORE, distinct, insert_many
+from taskq.store.sql.finish import STATES, LogLine, write_log
 
 T = tables.messages
 NOT_FINAL = f"taskq_messages.status NOT IN ({', '.join(repr(status) for status in FINAL)})"
-UNSUCCESSFUL = sa.text("taskq_messages.status <> 'SUCCEEDED'")  # literal: lets SQLite choose the partial index
 _BORN = ("id", "task", "queue", "status", "attempt", "epoch", "hop", "created_at", "not_before")
 
 
@@ -55,6 +56,7 @@ def record(tx: Tx, messages: Sequence[Message]) -> None:
         # hop -1: no copy was booked or run yet, so the booking of this very copy is a new one.
         rows.setdefault(message.id, _born(message, Status.WAITING if ahead else Status.QUEUED, message.hop - 1))
     insert_many(tx, T, _BORN, [rows[key] for key in sorted(rows)], f"(id) {IGNORE}")
+    requests.add(tx, messages)
 
 
 def wait(tx: Tx, messages: Sequence[Message]) -> int:
@@ -172,7 +174,11 @@ def running(tx: Tx, message: Message, worker: str, epoch: int, attempt: int, sta
         to_us(started_at),
         epoch == 0,
     )
-    return insert_many(tx, T, _RUN, [row], _RUN_AGAIN) == 1
+    shown = insert_many(tx, T, _RUN, [row], _RUN_AGAIN) == 1
+    if shown and requests.is_request(message):
+        line = LogLine(row[0], row[10], "ACTIVE", attempt, row[8], of_request=True)
+        write_log(tx, [line])
+    return shown
 
 
 def give_back(tx: Tx, runs: Sequence[tuple[str, int]]) -> None:
@@ -204,7 +210,7 @@ def list_messages(tx: Tx, which: MessageFilter, cursor: str | None, limit: int) 
         values = [Status(status).value for status in which.status]
         select = select.where(T.c.status.in_(values))
         if Status.SUCCEEDED.value not in values:
-            select = select.where(UNSUCCESSFUL)
+            select = select.where(tables.UNSUCCESSFUL)
     if which.queue is not None:
         select = select.where(T.c.queue == clean(which.queue))
     if which.task is not None:
@@ -214,7 +220,7 @@ def list_messages(tx: Tx, which: MessageFilter, cursor: str | None, limit: int) 
     if which.until is not None:
         select = select.where(T.c.created_at < to_us(which.until))
     if cursor is not None:
-        at, message_id = from_cursor(cursor, 2)
+        at, message_id = from_cursor(cursor, str)
         select = select.where(sa.tuple_(T.c.created_at, T.c.id) < sa.tuple_(sa.literal(at), sa.literal(message_id)))
     rows = tx.connection.execute(select).all()
     more = len(rows) > limit
@@ -222,17 +228,15 @@ def list_messages(tx: Tx, which: MessageFilter, cursor: str | None, limit: int) 
     return Page([message_record(row) for row in rows], to_cursor(rows[-1].created_at, rows[-1].id) if more else None)
 
 
-_ORDER = {
-    state: place
-    for place, state in enumerate(("CREATED", "ACTIVE", "ERROR", "SNOOZED", "RETRY", "DELIVERED", "FAILED"))
-}
+_ORDER = {state: place for place, state in enumerate(STATES)}
 
 
 def history(tx: Tx, message_id: str) -> list[LogEntry]:
     message_id = clean(message_id)
     rows = tx.connection.execute(sa.select(tables.log).where(tables.log.c.message_id == message_id)).all()
     lines = {(row.at, row.state): log_entry(row) for row in rows}
-    row = tx.connection.execute(sa.select(T).where(T.c.id == message_id)).first()
+    told = any(row.of_request for row in rows)  # a request's lines are all there
+    row = None if told else tx.connection.execute(sa.select(T).where(T.c.id == message_id)).first()
     if row is not None:
         lines.setdefault((row.created_at, "CREATED"), LogEntry(message_id, from_us(row.created_at), "CREATED"))
         if row.started_at is not None:
@@ -256,7 +260,7 @@ def counts(tx: Tx) -> dict[str, dict[Status, int]]:
     states = (Status.WAITING.value, Status.RUNNING.value, Status.FAILED.value)
     select = (
         sa.select(T.c.queue, T.c.status, sa.func.count())
-        .where(UNSUCCESSFUL, T.c.status.in_(states))
+        .where(tables.UNSUCCESSFUL, T.c.status.in_(states))
         .group_by(T.c.status, T.c.queue)
     )
     found: dict[str, dict[Status, int]] = {}

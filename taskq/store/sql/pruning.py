@@ -8,6 +8,7 @@ from taskq.store import tables
 from taskq.store.base import Retention
 from taskq.store.lines import Tx
 from taskq.store.rows import FINAL
+from taskq.store.sql import requests
 from taskq.store.sql.bulk import once
 
 BATCH = 250
@@ -28,6 +29,10 @@ def kinds(keep: Retention) -> list[str]:
     return found
 
 
+# Where to find the id of a message of whose request nothing else may be left.
+_OWNERS = {"results": tables.messages.c.id, "dead_letters": tables.dead_letters.c.message_id}
+
+
 def prune_batch(tx: Tx, kind: str, keep: Retention, limit: int) -> int:
     """Delete up to `limit` rows of a kind; how many."""
     now = tx.now()
@@ -36,7 +41,13 @@ def prune_batch(tx: Tx, kind: str, keep: Retention, limit: int) -> int:
     chosen = sa.select(*key).where(condition).limit(limit)
     # Rows that somebody is writing are left for another time.
     chosen = once(tx, chosen, of=table)
-    deleted = tx.connection.execute(sa.delete(table).where(sa.tuple_(*key).in_(chosen))).rowcount
+    statement = sa.delete(table).where(sa.tuple_(*key).in_(chosen))
+    owner = _OWNERS.get(kind)
+    if owner is not None:
+        ended = list(tx.connection.execute(statement.returning(owner)).scalars())
+        requests.forget(tx, ended)
+        return len(ended)
+    deleted = tx.connection.execute(statement).rowcount
     if kind == "windows" and deleted:
         orphans = tables.starts.c.queue.not_in(sa.select(tables.windows.c.queue))
         tx.connection.execute(sa.delete(tables.starts).where(orphans))

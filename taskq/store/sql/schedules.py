@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from taskq.message import Message
 from taskq.store import tables
 from taskq.store.base import Advance, Firing, Page, Reconciled, ScheduleRecord, ScheduleRow, Tick
 from taskq.store.lines import Contended, Tx
@@ -21,7 +22,7 @@ from taskq.store.rows import (
     to_cursor,
     to_us,
 )
-from taskq.store.sql import messages, outbox
+from taskq.store.sql import messages, outbox, requests
 from taskq.store.sql.bulk import IGNORE, for_each, insert_many, locked
 
 T = tables.schedules
@@ -85,7 +86,7 @@ def get_schedule(tx: Tx, app: str, id: str) -> ScheduleRecord | None:
 def list_schedules(tx: Tx, app: str, cursor: str | None, limit: int) -> Page:
     select = sa.select(T).where(T.c.app == clean(app)).order_by(T.c.id).limit(limit + 1)
     if cursor is not None:
-        select = select.where(T.c.id > from_cursor(cursor, 2)[1])
+        select = select.where(T.c.id > from_cursor(cursor, str)[1])
     found = [schedule_record(row) for row in tx.connection.execute(select)]
     more = len(found) > limit
     return Page(found[:limit], to_cursor(0, found[limit - 1].row.id) if more else None)
@@ -192,9 +193,14 @@ def _add(tx: Tx, ticks: Sequence[tuple[str, str, Tick]], now: int) -> list[Tick]
     if insert_many(tx, F, _FIRING, rows, IGNORE) != len(rows):
         # Sent by a schedule of the same name, before it was deleted, or on a clock that went back since.
         added = [tick for tick, row in zip(added, rows, strict=True) if _message_of(tx, row[:4]) == row[4]]
-    messages.record(tx, [tick.message for tick in added if tick.message.recorded])
+    messages.record(tx, [tick.message for tick in added if _is_kept(tick.message)])
     outbox.add(tx, [tick.outbox for tick in added])
     return added
+
+
+def _is_kept(message: Message) -> bool:
+    """Whether it has its row at once: who sent it says so, or it is a request."""
+    return message.recorded or requests.is_request(message)
 
 
 def _message_of(tx: Tx, key: tuple[str, str, int, str]) -> str | None:

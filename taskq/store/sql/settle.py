@@ -19,13 +19,17 @@ from taskq.outcome import Failure, Status
 from taskq.store import tables
 from taskq.store.base import OutboxRow, Settled, Settlement
 from taskq.store.lines import Contended, Tx
-from taskq.store.rows import FINAL, clean, from_failure, maybe_clean, to_us
+from taskq.store.rows import FINAL, clean, from_failure, maybe_clean, maybe_us, to_us
 from taskq.store.sql import cancels, flow, outbox, waiting
 from taskq.store.sql.bulk import distinct, insert_many, insert_statement, locked
-from taskq.store.sql.finish import drop_cancels, free_dedup, write_log
-from taskq.store.sql.messages import NOT_FINAL, cancelled, wait
+from taskq.store.sql.finish import LogLine, drop_cancels, free_dedup, write_log
+from taskq.store.sql.messages import NOT_FINAL, cancelled, record, wait
+from taskq.store.sql.requests import is_request
 
 T = tables.messages
+
+
+_ANSWERED = ("ERROR", "DELIVERED")  # the lines that keep a response
 
 
 class FallsShort(Exception):
@@ -112,6 +116,8 @@ def is_plain(group: Sequence[Settlement]) -> bool:
         and not one.outbox
         and one.message.dedup_id is None
         and one.message.flow is None
+        and not one.born
+        and not is_request(one.message)
         for one in group
     )
 
@@ -178,8 +184,9 @@ def _follow(tx: Tx, group: Sequence[Settlement]) -> None:
     """Everything that follows from settlements that applied."""
     finished: list[str] = []
     parked: list[Message] = []
-    lines: list[tuple[Any, ...]] = []
+    lines: list[LogLine] = []
     rows: list[OutboxRow] = []
+    born: list[Message] = []
     holders: list[str] = []
     permits: list[tuple[str, str]] = []
     for one in group:
@@ -193,7 +200,9 @@ def _follow(tx: Tx, group: Sequence[Settlement]) -> None:
             parked.append(one.parked)
         if one.outbox:
             rows.extend(one.outbox)
-        if one.status is not Status.SUCCEEDED:
+        if one.born:
+            born.extend(one.born)
+        if one.status is not Status.SUCCEEDED or is_request(one.message):
             lines.extend(_lines(one))
     if permits:
         flow.free(tx, permits)
@@ -203,6 +212,8 @@ def _follow(tx: Tx, group: Sequence[Settlement]) -> None:
         free_dedup(tx, holders)
     if parked:
         _park(tx, parked)
+    if born:
+        record(tx, born)
     if rows:
         outbox.add(tx, rows)
     if lines:
@@ -217,14 +228,18 @@ def _park(tx: Tx, parked: Sequence[Message]) -> None:
         cancels.end_waiting(tx, message_id)
 
 
-def _lines(one: Settlement) -> list[tuple[Any, ...]]:
-    """The lines of history of an attempt that did not succeed."""
-    message_id, worker = clean(one.message.id), clean(one.worker)
-    started, ended = to_us(one.started_at), to_us(one.ended_at)
+def _lines(one: Settlement) -> list[LogLine]:
+    """The lines of history of an attempt that did not succeed, or of a request."""
+    started, ended, of_request = to_us(one.started_at), to_us(one.ended_at), is_request(one.message)
+    until = one.in_place or (one.parked.not_before if one.parked is not None else None)
     states: list[tuple[int, str, str]] = [(started, "ACTIVE", "")]
+    if of_request and started == ended:
+        states = []  # it ended before it began
     if one.failure is not None:
         states.append((ended, "ERROR", _told(one.failure)))
     match one.status:
+        case Status.SUCCEEDED:
+            states.append((ended, "DELIVERED", ""))
         case Status.FAILED:
             states.append((ended, "FAILED", one.reason or ""))
         case Status.EXPIRED:
@@ -232,12 +247,20 @@ def _lines(one: Settlement) -> list[tuple[Any, ...]]:
         case Status.CANCELLED:
             states.append((ended, "CANCELED", one.reason or ""))
         case _:
-            until = one.in_place or (one.parked.not_before if one.parked is not None else None)
             if until is not None and until <= one.ended_at and one.failure is None:
                 return []  # it waits for its key, not for a time: nothing has begun
             detail = "" if until is None else f"until {until.isoformat()}"
             states.append((ended, "RETRY" if one.failure is not None else "SNOOZED", detail))
-    return [(message_id, at, state, one.attempt, worker, clean(detail)) for at, state, detail in states]
+    message_id, worker = clean(one.message.id), clean(one.worker)
+    lines = [
+        LogLine(message_id, at, state, one.attempt, worker, clean(detail), of_request=of_request)
+        for at, state, detail in states
+    ]
+    lines[-1] = lines[-1]._replace(next_at=maybe_us(until))
+    if one.response is not None:
+        place = next((n for n, line in enumerate(lines) if line.state in _ANSWERED), -1)
+        lines[place] = lines[place]._replace(response=one.response)
+    return lines
 
 
 def _told(failure: Failure) -> str:

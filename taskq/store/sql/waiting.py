@@ -161,7 +161,7 @@ def list_waiting(tx: Tx, queue: str | None, cursor: str | None, limit: int) -> P
     if queue is not None:
         select = select.where(T.c.queue == clean(queue))
     if cursor is not None:
-        due, message_id, hop = from_cursor(cursor, 3)
+        due, message_id, hop = from_cursor(cursor, str, int)
         after = sa.tuple_(sa.literal(due), sa.literal(message_id), sa.literal(hop))
         select = select.where(sa.tuple_(T.c.due_at, T.c.id, T.c.hop) > after)
     # Each half has an index of its own.
