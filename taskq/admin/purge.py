@@ -84,11 +84,12 @@ class Purge:
                 messages.append(decode(delivery.body, delivery.content_type))
             except InvalidMessage as error:
                 await self._archive(delivery, error)
-        await self._settle(messages)
+        await self.settle(messages)
         for delivery in deliveries:
             delivery.acknowledge()
 
-    async def _settle(self, messages: Sequence[Message]) -> None:
+    async def settle(self, messages: Sequence[Message]) -> None:
+        """Record CANCELLED for those of the messages that have no outcome."""
         if not messages:
             return
         # Any of them may have run before: the claim tells, and fences a run that goes on elsewhere.

@@ -1,0 +1,53 @@
+"""The HTTP API as an ASGI app: routes, behind who may call and how much."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from taskq.api import errors, health, queues
+from taskq.api.auth import Authentication
+from taskq.api.context import Context, InContext, context_of
+from taskq.api.limits import Bodies, Rate
+from taskq.app import TaskQ
+
+__all__ = ["Context", "InContext", "context_of", "make_api"]
+
+ROUTERS = [queues.router, health.router]
+
+
+def make_api(app: TaskQ) -> FastAPI:
+    """The API of an app, for any ASGI server. Its connections are opened in its lifespan, or at the first request."""
+    api = FastAPI(
+        title="taskq",
+        description="Messages for URLs and for Python tasks. /v2 is QStash's protocol.",
+        redoc_url=None,
+        redirect_slashes=False,
+        strict_content_type=False,
+        lifespan=_lifespan,
+        middleware=[
+            Middleware(errors.Boundary),
+            Middleware(Authentication, settings=app.settings),
+            Middleware(Rate, settings=app.settings, clock=app.clock),
+            Middleware(Bodies, settings=app.settings),
+        ],
+    )
+    api.state.context = Context(app)
+    api.state.routers = ROUTERS
+    for router in ROUTERS:
+        api.include_router(router)
+    errors.install(api)
+    return api
+
+
+@asynccontextmanager
+async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
+    context: Context = api.state.context
+    try:
+        await context.open()
+        yield
+    finally:
+        await context.close()
