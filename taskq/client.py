@@ -18,14 +18,14 @@ import msgpack
 
 from taskq.broker.base import Broker
 from taskq.clock import Clock
-from taskq.dispatch import Dispatcher, control, limits, task_queue
+from taskq.dispatch import Dispatcher, control, limits, outbox_row, task_queue
 from taskq.errors import BrokerUnavailable, Duplicate, ResultTimeout, StoreUnavailable, TaskqError
 from taskq.handle import Ending, Mailbox
-from taskq.message import CONTENT_TYPE, Message
+from taskq.message import Message
 from taskq.outcome import Failure, Status
 from taskq.queue import Queue
 from taskq.settings import Settings
-from taskq.store.base import CancelEffect, MessageRecord, OutboxRow, Store
+from taskq.store.base import CancelEffect, MessageRecord, Store
 from taskq.task import Prepared, with_reply
 
 logger = logging.getLogger("taskq.client")
@@ -198,16 +198,8 @@ class Client:
         message, dedup = prepared.message, prepared.dedup
         assert dedup is not None and message.dedup_id is not None and self.dispatcher is not None
         store = await self.store()
-        marked = replace(message, repeated=True)
-        row = OutboxRow(
-            id=f"{message.id}/enqueue/0",
-            target="waiting" if message.waits else "queue",
-            queue=message.queue,
-            body=marked.encode(),
-            content_type=CONTENT_TYPE,
-            message_id=message.id,
-            due_at=await store.now() + timedelta(seconds=self.settings.publish_timeout + REPAIR_AFTER),
-        )
+        repair_at = await store.now() + timedelta(seconds=self.settings.publish_timeout + REPAIR_AFTER)
+        row = outbox_row(replace(message, repeated=True), "enqueue", repair_at)
         replacing = dedup.on_duplicate == "replace"
         found = await store.deduplicate(message, window=dedup.window, replace=replacing, row=row)
         if found.displaced is not None:

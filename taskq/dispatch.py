@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import msgpack
@@ -152,6 +153,24 @@ def _obeys_priorities(queue: Queue | QueueRecord | None) -> bool:
 def limits(queue: Queue) -> bool:
     """Whether a Queue says anything beyond its name."""
     return queue != Queue(queue.name)
+
+
+def outbox_row(message: Message, kind: str, due_at: datetime) -> OutboxRow:
+    """What makes sure that a message is published.
+
+    Args:
+        kind: why it is, which makes the row's id with the message's.
+        due_at: when the keeper publishes it, should its sender not have done so.
+    """
+    return OutboxRow(
+        id=f"{message.id}/{kind}/{message.hop}",
+        target="waiting" if message.waits else "queue",
+        queue=message.queue,
+        body=message.encode(),
+        content_type=CONTENT_TYPE,
+        message_id=message.id,
+        due_at=due_at,
+    )
 
 
 def control(body: dict[str, Any]) -> bytes:

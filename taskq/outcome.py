@@ -13,6 +13,7 @@ from datetime import datetime
 from random import Random
 
 from taskq.errors import Reject, RetryAfter, Snooze
+from taskq.http.request import DeliveryFailed
 from taskq.message import Message
 from taskq.retry import Retry
 
@@ -66,9 +67,13 @@ def _text_of(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The task returned; `result` is its encoded value, None when results are not kept."""
+    """The task returned; `result` is its encoded value, None when results are not kept.
+
+    `response`, here and below: what a request was answered (`Response.encode`); None: it was none.
+    """
 
     result: bytes | None
+    response: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Again:
 
     delay: float
     failure: Failure
+    response: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,7 @@ class Dead:
 
     reason: str
     failure: Failure
+    response: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +150,19 @@ def decide(message: Message, error: BaseException, *, policy: Retry, attempt: in
             return Later(error.seconds)
         case Reject():
             return Dead("rejected", failure)
+        case DeliveryFailed(final=True):
+            return Dead("non-retryable", failure, error.response.encode())
         case _ if not isinstance(error, RetryAfter) and not policy.covers(error):
             return Dead("failed", failure)
         case _ if attempt > policy.max_retries:
-            return Dead("failed", failure)
+            return Dead("failed", failure, _response(error))
         case RetryAfter():
             return Again(error.seconds, failure)
+        case DeliveryFailed(retry_after=float(seconds)):
+            return Again(seconds, failure, _response(error))
         case _:
-            return Again(policy.delay_after(attempt - 1, rng=rng), failure)
+            return Again(policy.delay_after(attempt - 1, rng=rng), failure, _response(error))
+
+
+def _response(error: BaseException) -> bytes | None:
+    return error.response.encode() if isinstance(error, DeliveryFailed) else None

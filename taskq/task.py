@@ -20,6 +20,7 @@ from taskq.clock import Clock
 from taskq.errors import InvalidArguments, InvalidSetting
 from taskq.flow import Flow
 from taskq.handle import Handle
+from taskq.http.request import HTTP_TASK
 from taskq.message import MAX_ID_CHARS, Message, new_id
 from taskq.queue import MAX_PRIORITY, Queue, RateLimit
 from taskq.retry import YEAR, Retry
@@ -379,6 +380,8 @@ def check_task_name(name: object) -> str:
     """The name, if it can be one: 1 to 200 letters, digits, `_`, `.`, `:`, `-`, `<`, `>`."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidSetting(f"task name {name!r} is not allowed: use 1 to 200 letters, digits, '_', '.', ':' or '-'")
+    if name == HTTP_TASK:
+        raise InvalidSetting(f"task name {name!r} is taken: it is the task that delivers messages over HTTP")
     return name
 
 

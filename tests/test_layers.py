@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "default": {"app"},
     "load": GROUND | {"app", "default"},
     "keeper": SHARED | {"seat"},
-    "worker": SHARED | {"app", "client", "handle", "task", "keeper", "beat", "load"},
+    "worker": SHARED | {"http", "app", "client", "handle", "task", "keeper", "beat", "load"},
     "admin": SHARED | {"client", "handle"},
     "api": SHARED | {"app", "client", "handle", "task", "admin", "http", "schedule", "schedules"},
     "cli": SHARED | {"app", "default", "client", "handle", "task", "worker", "admin", "", "keeper", "load"},
@@ -68,7 +68,7 @@ FOREIGN = {
     "platformdirs": {"settings"},
     "uvloop": {"worker.process"},
     "httpx": {"http.delivery"},
-    "httpcore": {"http.delivery", "http.network"},
+    "httpcore": {"http.network", "http.pool"},
     "jwt": {"http.signing"},
     "watchfiles": {"worker.supervisor", "cli.dev"},
     # Wire forms of our own: envelopes, dead letters, replies, broadcasts, frames to children.

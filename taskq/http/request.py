@@ -6,6 +6,7 @@ task that a destination `task://NAME` names, to which the body holds the argumen
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,20 @@ class Request:
             if value:
                 wire[name] = value
         return msgpack.packb(wire, unicode_errors="surrogatepass")  # type: ignore[no-any-return]
+
+    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """What the body says to a Python task: a JSON array its arguments, a JSON object its keyword arguments, and
+        anything else one argument, the bytes as they are."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return [self.body], {}
+        match value:
+            case list():
+                return value, {}
+            case dict():
+                return [], value
+        return [self.body], {}
 
     @classmethod
     def decode(cls, payload: bytes) -> Request:

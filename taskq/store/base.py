@@ -606,7 +606,7 @@ class Queues(Protocol):
 
         A record made by code takes the code's limits whenever code asks for others; one whose limits
         an operator set keeps them. A bare name (a Queue with no limits) never changes a record that
-        exists: pass origin="name" for it.
+        exists: pass origin="name" for it; or "gateway", which makes a missing queue as an operator would.
         """
         ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,7 +20,8 @@ from taskq.clock import Clock
 from taskq.context import Context
 from taskq.errors import InvalidMessage, TaskqError
 from taskq.group import Group, insist
-from taskq.message import decode
+from taskq.http.request import request_of
+from taskq.message import Message, decode
 from taskq.outcome import (
     Again,
     Cancelled,
@@ -36,6 +37,7 @@ from taskq.outcome import (
     Status,
 )
 from taskq.store.base import Claim, Claimed, Settled, Store
+from taskq.task import Task
 from taskq.worker.executor import Executor
 from taskq.worker.keys import Keys
 from taskq.worker.queues import QueueServer
@@ -51,6 +53,8 @@ UNKNOWN_TASK_DELAY = 1.0  # seconds, doubled by every worker that does not know 
 UNKNOWN_TASK_DELAY_MOST = 60.0
 MISSES_MOST = 1000  # FIFO heads whose looks are remembered here
 OVERDUE = 1.8  # of the longest hold: a run of that age may have been taken back from its worker for its age alone
+CALLBACKS_FIRST_LOOK = 0.05  # seconds until a head that waits for its callbacks looks whether they are done
+CALLBACKS_LOOK_MOST = 1.0
 LOOK_ELSEWHERE = 1.0  # seconds between looks at a run that another worker goes on with
 
 
@@ -64,6 +68,7 @@ class Attempts:
         longest_hold: seconds for which a delivery may be kept without work.
         lives: whether the worker of that id has been heard of lately.
         keys: the permits of flow keys.
+        built_in: tasks that every worker knows, beside the app's.
         on_first: told when work comes after a while without any.
     """
 
@@ -80,6 +85,7 @@ class Attempts:
         longest_hold: Callable[[], float],
         lives: Callable[[str], bool],
         keys: Keys,
+        built_in: Mapping[str, Task[..., Any]],
         spawn: Callable[..., None],
         on_first: Callable[[], None],
     ) -> None:
@@ -100,6 +106,7 @@ class Attempts:
         self._longest_hold = longest_hold
         self._lives = lives
         self._keys = keys
+        self._built_in = built_in
         self._spawn = spawn
         self._on_first = on_first
         self._jobs: set[asyncio.Task[None]] = set()
@@ -210,7 +217,7 @@ class Attempts:
         holds_place = True
         try:
             while True:
-                outcome: Outcome | Gone | NotYet | Denied | None = await self._claim(run) if run.claim else None
+                outcome: Outcome | Gone | Told | NotYet | Denied | None = await self._claim(run) if run.claim else None
                 if outcome is None:
                     outcome = self._verdict(run)
                 if outcome is None and run.message.flow is not None:
@@ -239,6 +246,12 @@ class Attempts:
                         if not await self._settle_in_place(run, outcome):
                             return self._let_go(run)
                         stays = await self._hold(run, outcome.delay)
+                    case Told():
+                        return await self._hold_for_callbacks(run)
+                    case _ if run.unit.in_place and _calls_back(run.message):
+                        if not await self._settle_in_place(run, outcome):
+                            return self._let_go(run)
+                        return await self._hold_for_callbacks(run)
                     case _:
                         return self._settle(run, outcome)
                 if not stays:
@@ -257,7 +270,7 @@ class Attempts:
         await self._places.take_back()
         run.unit.executing += 1
 
-    async def _claim(self, run: Run) -> Outcome | Gone | NotYet | None:
+    async def _claim(self, run: Run) -> Outcome | Gone | Told | NotYet | None:
         """Take the right to run. None: run it."""
         if await self._goes_on_elsewhere(run):
             return NotYet(LOOK_ELSEWHERE)
@@ -289,8 +302,10 @@ class Attempts:
         overdue = started_at is not None and (self.clock.now() - started_at).total_seconds() > age
         return run.overtaken or overdue
 
-    async def _take_claim(self, run: Run) -> Outcome | Gone | NotYet | None:
+    async def _take_claim(self, run: Run) -> Outcome | Gone | Told | NotYet | None:
         claimed = await self.claims.call(Claim(run.message, self._id))
+        if claimed.status.final and run.unit.in_place and _calls_back(run.message):
+            return Told()
         if claimed.status.final or claimed.stale:
             run.acknowledge()
             return Gone()
@@ -331,7 +346,7 @@ class Attempts:
             return GivenBack()  # its channel went before it began: whoever gets it next runs it
         if message.expires_at is not None and message.expires_at <= self.clock.now():
             return Expired()
-        run.task = self.app.tasks.get(message.task)
+        run.task = self._built_in.get(message.task) or self.app.tasks.get(message.task)
         return self._unknown(run) if run.task is None else None
 
     def _unknown(self, run: Run) -> Outcome:
@@ -429,8 +444,19 @@ class Attempts:
         task = run.task
         return task is not None and not task.definition.result and not run.shown and run.delivery.valid
 
-    async def _settle_in_place(self, run: Run, outcome: Again | Later) -> bool:
-        """Record that it waits here. False: a newer claim, or an outcome, stands, or it cannot be stored."""
+    async def _hold_for_callbacks(self, run: Run) -> None:
+        """Keep its place, for which the next one waits, until the messages that tell of its answer are done too."""
+        pause = CALLBACKS_FIRST_LOOK
+        while await self._insist(lambda: self._store.unfinished_callbacks(run.message.id)):
+            if not await self._hold(run, pause):
+                return self._return(run)
+            pause = min(pause * 2, CALLBACKS_LOOK_MOST)
+        run.acknowledge()
+        self._let_go(run)
+
+    async def _settle_in_place(self, run: Run, outcome: Outcome) -> bool:
+        """Record its outcome, or that it waits here. False: a newer claim, or an outcome, stands, or it cannot be
+        stored."""
         recorded: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
         self._settler.settle(run, outcome, recorded.set_result)
         settled = await recorded
@@ -522,6 +548,11 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """It has its outcome, and may have callbacks under way, for which its queue waits."""
+
+
+@dataclass(frozen=True, slots=True)
 class NotYet:
     """It may not start for so many seconds."""
 
@@ -531,6 +562,15 @@ class NotYet:
 @dataclass(frozen=True, slots=True)
 class Denied:
     """Its queue's rate lets nothing start now."""
+
+
+def _calls_back(message: Message) -> bool:
+    """Whether messages follow from its answers. One whose payload is damaged has none."""
+    try:
+        request = request_of(message)
+    except InvalidMessage:
+        return False
+    return request is not None and (request.callback is not None or request.failure_callback is not None)
 
 
 def _both(one: Callable[[], None] | None, other: Callable[[], None]) -> None:

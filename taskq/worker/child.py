@@ -21,6 +21,7 @@ import msgpack
 
 from taskq.context import Context, SoftTimeout, Waits, enter
 from taskq.errors import InvalidArguments, InvalidMessage, NotSerializable
+from taskq.http.request import HTTP_TASK, request_of
 from taskq.message import Message, decode
 from taskq.outcome import Again, Dead, Done, Failure, Later, Outcome, decide
 from taskq.serialization import decode_arguments, encode_value
@@ -87,7 +88,13 @@ class ChildWaits(Waits):
 def arguments_of(task: Task[..., Any], message: Message) -> tuple[tuple[Any, ...], dict[str, Any]] | Dead:
     """The validated arguments of a call; Dead if they do not fit the task as it is here."""
     try:
-        args, kwargs = decode_arguments(message.payload, message.payload_type)
+        request = request_of(message)
+        if request is None:
+            args, kwargs = decode_arguments(message.payload, message.payload_type)
+        elif message.task == HTTP_TASK:
+            return (request,), {}
+        else:
+            args, kwargs = request.arguments()
         return task.validate(tuple(args), kwargs)
     except (InvalidMessage, InvalidArguments) as error:
         return Dead("invalid-arguments", Failure.of(error))

@@ -8,10 +8,14 @@ import functools
 import logging
 import random
 from collections.abc import Callable, Coroutine, Generator
+from dataclasses import replace
 from typing import Any
 
 from taskq.context import SoftTimeout, enter
-from taskq.outcome import Cancelled, Dead, Failure, GivenBack, Outcome, decide
+from taskq.errors import NotSerializable
+from taskq.http.request import HTTP_TASK, PAYLOAD_TYPE, Response
+from taskq.outcome import Again, Cancelled, Dead, Done, Failure, GivenBack, Outcome, decide
+from taskq.serialization import JSON, MSGPACK, codec_for, decode_value
 from taskq.worker.child import arguments_of, done, outcome_of
 from taskq.worker.pools import ChildDied, Processes, Threads
 from taskq.worker.run import Abort, Run
@@ -19,6 +23,8 @@ from taskq.worker.run import Abort, Run
 logger = logging.getLogger("taskq.worker")
 
 CANCEL_AGAIN_AFTER = 1.0  # seconds: a task that swallows its cancellation is cancelled again
+_TEXT_HEADERS = (("Content-Type", "text/plain; charset=utf-8"),)
+_JSON_HEADERS = (("Content-Type", "application/json"),)
 KILL_GRACE = 2.0  # seconds between asking a process to stop and killing it, on a cancel
 
 
@@ -42,7 +48,8 @@ class Executor:
                 if isinstance(checked, Dead):
                     return checked
                 call = self._on_loop if task.definition.pool == "async" else self._on_thread
-                outcome = done(task, await call(run, *checked))
+                value = await call(run, *checked)
+                outcome = Done(None, value.encode()) if isinstance(value, Response) else done(task, value)
         except asyncio.CancelledError as error:
             return self._interrupted(run, error)
         except BaseException as error:  # SystemExit and the like too: one task must not end the worker
@@ -51,6 +58,8 @@ class Executor:
             outcome = self._failed(run, error)
         finally:
             run.stop = None
+        if run.message.payload_type == PAYLOAD_TYPE:
+            outcome = answered(outcome, 0 if run.message.task == HTTP_TASK else 500)
         return self._overruled(run, outcome)
 
     def _failed(self, run: Run, error: BaseException) -> Outcome:
@@ -176,6 +185,27 @@ class Executor:
         """A crash of the task's own process costs an attempt, like any failure; only the last is final."""
         outcome = self._failed(run, died)
         return Dead("crashed", outcome.failure) if isinstance(outcome, Dead) else outcome
+
+
+def answered(outcome: Outcome, failed: int) -> Outcome:
+    """The outcome with its response, also where a Python task stood in for a destination: its result as JSON.
+
+    Args:
+        failed: the status of a failure without a response.
+    """
+    match outcome:
+        case Done(result, None):
+            value = None if result is None else decode_value(result, MSGPACK)
+            try:
+                response = Response(200, _JSON_HEADERS, codec_for(JSON).encode(value))
+            except NotSerializable as error:
+                response = Response(200, _TEXT_HEADERS, f"the result is no JSON: {error}".encode())
+            return replace(outcome, response=response.encode())
+        case Again(response=None) | Dead(response=None):
+            text = f"{outcome.failure.type}: {outcome.failure.message}"
+            response = Response(failed, _TEXT_HEADERS, text.encode("utf-8", "replace"))
+            return replace(outcome, response=response.encode())
+    return outcome
 
 
 def _begin_and(loop: asyncio.AbstractEventLoop, run: Run, call: Callable[[], Any]) -> Any:

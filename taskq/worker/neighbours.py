@@ -34,6 +34,7 @@ class Hearers:
     granted   their flow keys let these messages go
     want      (message id, reply queue): a process waits for it
     changed   the store's queues or cancels have changed
+    rotated   the keys that deliveries are signed with have changed
     missed    broadcasts were missed: read everything they could have told
     """
 
@@ -41,6 +42,7 @@ class Hearers:
     granted: Callable[[list[str]], None]
     want: Callable[[str, str], None]
     changed: Callable[[], None]
+    rotated: Callable[[], None]
     missed: Callable[[], None]
 
 
@@ -113,6 +115,8 @@ class Neighbours:
                     self._hearers.want(message_id, reply_to)
                 case {"changed": str()}:
                     self._hearers.changed()
+                case {"keys": bool()}:
+                    self._hearers.rotated()
                 case {"granted": list(message_ids)}:
                     self._hearers.granted(message_ids)
                 case {"due": int(due)}:

@@ -19,10 +19,11 @@ from taskq import dead_letter
 from taskq.broker.base import DEAD, Broker, Outgoing
 from taskq.client import reply
 from taskq.clock import Clock
-from taskq.dispatch import Dispatcher
-from taskq.errors import TaskqError
+from taskq.dispatch import Dispatcher, outbox_row
+from taskq.errors import InvalidMessage, TaskqError
 from taskq.group import Group
 from taskq.handle import Ending
+from taskq.http.request import PAYLOAD_TYPE, Response, request_of
 from taskq.message import Message
 from taskq.outcome import (
     Again,
@@ -107,13 +108,14 @@ class Settler:
         status, attempt = Status.FAILED, run.attempt
         extra: dict[str, Any] = {}
         match outcome:
-            case Done(result):
+            case Done(result, response):
                 status = Status.SUCCEEDED
                 extra = {"result": result, "result_type": MSGPACK if result is not None else None}
-            case Again(delay, failure):
+                extra |= {"response": response}
+            case Again(delay, failure, response):
                 status = Status.WAITING
                 start = now + timedelta(seconds=delay)
-                extra = {"failure": failure, "next_attempt": attempt + 1}
+                extra = {"failure": failure, "next_attempt": attempt + 1, "response": response}
                 extra |= _waits(run, start, _at_attempt(run).next_attempt(start))
             case Later(delay):
                 status = Status.WAITING
@@ -126,8 +128,9 @@ class Settler:
             case Held(since):
                 status = Status.WAITING
                 extra = {"next_attempt": attempt, "parked": _at_attempt(run).held(since)}
-            case Dead(reason, failure):
-                extra = {"reason": reason, "failure": failure, "outbox": (self._obituary(run, reason, failure, now),)}
+            case Dead(reason, failure, response):
+                letter = self._obituary(run, reason, failure, now, response)
+                extra = {"reason": reason, "failure": failure, "outbox": (letter,), "response": response}
             case Expired():
                 status = Status.EXPIRED
                 failure = Failure("expired", f"expires_at {message.expires_at} had passed before it could start")
@@ -138,7 +141,7 @@ class Settler:
                 raise AssertionError("a run that is given back has nothing to settle")
             case _:
                 assert_never(outcome)
-        return Settlement(
+        settlement = Settlement(
             message=message,
             worker=self._worker,
             epoch=run.epoch,
@@ -148,10 +151,48 @@ class Settler:
             ended_at=now,
             **extra,
         )
+        return self._with_callbacks(settlement) if message.payload_type == PAYLOAD_TYPE else settlement
 
-    def _obituary(self, run: Run, reason: str, failure: Failure, now: datetime) -> OutboxRow:
+    def _with_callbacks(self, settlement: Settlement) -> Settlement:
+        """With the messages that tell of a request's answer, if any attempt was made."""
+        from taskq.http.callbacks import callbacks_of
+
+        failed = settlement.status in (Status.FAILED, Status.EXPIRED)
+        answered = failed or settlement.response is not None
+        try:
+            request = request_of(settlement.message) if answered else None
+        except InvalidMessage:
+            request = None  # damaged: it is dead for that, and named nobody to be told
+        if request is None or (request.callback is None and request.failure_callback is None):
+            return settlement
+        response = Response(0) if settlement.response is None else Response.decode(settlement.response)
+        born = callbacks_of(
+            settlement.message,
+            request,
+            response,
+            attempt=settlement.attempt,
+            epoch=settlement.epoch,
+            failed=failed,
+            dead_letter_id=dead_letter.letter_id(
+                settlement.message.id, settlement.message.hop, settlement.ended_at, b""
+            ),
+            now=settlement.ended_at,
+        )
+        due_at = settlement.ended_at + timedelta(seconds=REPAIR_AFTER)
+        rows = tuple(outbox_row(message, "born", due_at) for message in born)
+        return replace(settlement, born=tuple(born), outbox=settlement.outbox + rows)
+
+    def _obituary(
+        self, run: Run, reason: str, failure: Failure, now: datetime, response: bytes | None = None
+    ) -> OutboxRow:
         letter = dead_letter.of_message(
-            run.message, reason=reason, attempts=run.attempt, failure=failure, worker=self._worker, died_at=now
+            run.message,
+            reason=reason,
+            attempts=run.attempt,
+            failure=failure,
+            worker=self._worker,
+            died_at=now,
+            response=response,
         )
         return OutboxRow(
             id=f"{run.message.id}/dead/{run.message.hop}.{run.epoch}",
@@ -200,13 +241,20 @@ class Settler:
             self._broker.send(reply_to, msgpack.packb(entries, unicode_errors="surrogatepass"))
 
     async def _publish(self, rows: tuple[OutboxRow, ...], then: Callable[[Settled], None]) -> None:
-        for row in rows:
-            try:
-                await self._dispatcher.send_row(row)
-                await self._store.published([row.id])
-            except TaskqError as error:
-                logger.warning("publishing %s: %s; the keeper will repeat it", row.id, error)
+        sent = await asyncio.gather(*map(self._send, rows))
+        try:
+            await self._store.published([row.id for row, done in zip(rows, sent, strict=True) if done])
+        except TaskqError as error:
+            logger.warning("publishes that were made are not noted: %s; the keeper will repeat them", error)
         then(Settled.APPLIED)
+
+    async def _send(self, row: OutboxRow) -> bool:
+        try:
+            await self._dispatcher.send_row(row)
+        except TaskqError as error:
+            logger.warning("publishing %s: %s; the keeper will repeat it", row.id, error)
+            return False
+        return True
 
     async def _bury_unrecorded(self, run: Run, settlement: Settlement, then: Callable[[Settled], None]) -> None:
         failure = settlement.failure or Failure("StoreRefused", "the outcome cannot be stored")

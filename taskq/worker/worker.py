@@ -22,10 +22,12 @@ from taskq.broker.base import Broker, Delivery, longest_hold
 from taskq.clock import Clock, FollowingClock
 from taskq.dispatch import Dispatcher, control, limits
 from taskq.errors import TaskqError
+from taskq.http.request import HTTP_TASK
 from taskq.keeper import Keeper
 from taskq.queue import DEFAULT_QUEUE, Queue, QueueRecord
 from taskq.store.base import Store
 from taskq.worker.attempts import Attempts
+from taskq.worker.deliveries import Deliveries
 from taskq.worker.executor import Executor
 from taskq.worker.keys import Keys
 from taskq.worker.neighbours import Hearers, Neighbours
@@ -89,6 +91,7 @@ class Worker:
         self.servers: dict[str, QueueServer] = {}
         self.attempts: Attempts
         self.keys: Keys
+        self.deliveries: Deliveries
         self.neighbours: Neighbours
         self.started = asyncio.Event()
         self.recycling = ""
@@ -135,6 +138,7 @@ class Worker:
             on_due=lambda due: self.neighbours.due(due),
         )
         self.keys = Keys(store=self.store, clock=clock, worker=self.id, spawn=self._spawn)
+        self.deliveries = Deliveries(store=self.store, clock=clock, settings=self.settings)
         self.attempts = Attempts(
             app=self.app,
             clock=clock,
@@ -146,6 +150,7 @@ class Worker:
             longest_hold=lambda: self.longest_hold,
             lives=self.peers.__contains__,
             keys=self.keys,
+            built_in={HTTP_TASK: self.deliveries.task(self.app)},
             spawn=self._spawn,
             on_first=self._first_work,
         )
@@ -163,6 +168,7 @@ class Worker:
                 granted=self.attempts.call,
                 want=self.settler.want,
                 changed=self._look_soon.set,
+                rotated=self.deliveries.forget_keys,
                 missed=self._missed,
             ),
         )
@@ -181,6 +187,7 @@ class Worker:
             self._threads.close()
             with anyio.CancelScope(shield=True):
                 await self._processes.close()
+                await self.deliveries.close()
 
     async def _start(self, dispatcher: Dispatcher) -> None:
         self.check_timeouts()

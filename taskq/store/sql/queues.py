@@ -30,7 +30,7 @@ def list_queues(tx: Tx) -> list[QueueRecord]:
 
 def stands(record: QueueRecord, queue: Queue, origin: str) -> bool:
     """Whether a record stays as it is when the queue is asked for."""
-    if origin == "name" or (origin == "code" and record.origin == "operator"):
+    if origin in ("name", "gateway") or (origin == "code" and record.origin == "operator"):
         return True
     return origin == record.origin and _limits_of(record) == _limits_of(queue)
 
@@ -38,7 +38,7 @@ def stands(record: QueueRecord, queue: Queue, origin: str) -> bool:
 def ensure_queue(tx: Tx, queue: Queue, origin: str) -> QueueRecord:
     record = _held(tx, queue.name)
     if record is None:
-        return _make(tx, queue, "operator" if origin == "operator" else "code")
+        return _make(tx, queue, "code" if origin in ("code", "name") else "operator")
     if stands(record, queue, origin):
         return record
     return _change(tx, record, {**_limits(queue), "origin": origin})
