@@ -7,17 +7,14 @@ stores without anything in them. `--without-services` runs what needs no server.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import threading
-import uuid
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.rooms import empty_schema, new_prefix, sweep
 from tests.servers import RabbitNode
 from tests.services import BROKER_VARIABLE, STORE_VARIABLE, Service, make_node, services
 
@@ -113,17 +110,9 @@ def sqlite_store_url(tmp_path: Path, stores: list[str]) -> str:
 @pytest.fixture
 def postgres_store_url(postgres_url: str, stores: list[str]) -> Iterator[str]:
     """An empty schema of the PostgreSQL, dropped after the test."""
-    import psycopg
-
-    schema = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f'CREATE SCHEMA "{schema}"')
-        joint = "&" if "?" in postgres_url else "?"
-        url = f"{postgres_url}{joint}options=-csearch_path%3D{schema}"
+    with empty_schema(postgres_url) as url:
         stores.append(url)
         yield url
-        connection.execute("SET client_min_messages = error")
-        connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -135,55 +124,10 @@ def store_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def prefix(request: pytest.FixtureRequest) -> Iterator[str]:
     """A prefix that nothing on the broker begins with; all under it is deleted after the test."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
+    name = new_prefix()
     if "rabbitmq_url" in request.fixturenames:
         url, stores = request.getfixturevalue("rabbitmq_url"), request.getfixturevalue("stores")
         yield name
-        _in_a_thread(_sweep_broker(url, name, stores))
+        sweep(url, name, stores)
     else:
         yield name
-
-
-def _in_a_thread(work: Coroutine[Any, Any, None]) -> None:
-    """Run it on a loop of its own: the test's loop may still stand in this thread."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            asyncio.run(work)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-
-
-async def _sweep_broker(url: str, prefix: str, stores: list[str]) -> None:
-    """Delete what the test left on the broker: the queues that its stores know, and the fixed ones."""
-    from taskq.broker import open_broker
-    from taskq.broker.base import BrokerQueue, Kind
-    from taskq.clock import SystemClock
-    from taskq.errors import TaskqError
-    from taskq.store import open_store
-
-    names: dict[str, tuple[int, int]] = {"default": (1, 0), "keeper": (1, 0), "beat": (1, 0), "callbacks": (1, 0)}
-    for store_url in stores:
-        store = open_store(store_url)
-        with contextlib.suppress(TaskqError):  # a test may have left a store that cannot be opened
-            await store.open()
-            for record in await store.list_queues():
-                names[record.name] = (record.parallelism or 1, record.partitions or 0)
-        await store.close()
-    queues = [BrokerQueue(Kind.TASK, name) for name in names]
-    for name, (slots, lanes) in names.items():
-        queues += [BrokerQueue(Kind.SLOT, name, index) for index in range(slots)]
-        queues += [BrokerQueue(Kind.LANE, name, index) for index in range(lanes)]
-    broker = open_broker(
-        url, prefix=prefix, publish_timeout=5, connect_timeout=5, heartbeat=30, clock=SystemClock(), name="taskq tests"
-    )
-    await broker.open()
-    await broker.drop_prefix(queues)  # type: ignore[attr-defined]
-    await broker.close()
