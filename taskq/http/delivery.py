@@ -8,15 +8,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import aclosing
 from functools import lru_cache
-from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-import httpcore
 import httpx
 
 from taskq.clock import Clock
 from taskq.http.guard import Guard
 from taskq.http.network import GuardedBackend
+from taskq.http.pool import ConnectionPool
 from taskq.http.request import DeliveryFailed, Headers, Request, Response
 from taskq.http.retry_after import retry_after
 from taskq.http.signing import sign
@@ -29,8 +28,6 @@ USER_AGENT = "Upstash-QStash"
 NON_RETRYABLE_STATUS = 489
 NON_RETRYABLE_HEADER = "upstash-nonretryable-error"
 
-_CONNECTIONS = httpx.Limits(max_connections=1000, max_keepalive_connections=1000, keepalive_expiry=4.0)
-_POOLS = 16  # a pool looks at all its connections for every request
 _HOP_BY_HOP = frozenset({
     "connection", "content-length", "expect", "host", "keep-alive", "proxy-authorization", "proxy-connection", "te",
     "trailer", "transfer-encoding", "upgrade",
@@ -55,8 +52,7 @@ class Deliverer:
     def __init__(self, *, allow: str | None, clock: Clock) -> None:
         self._clock = clock
         backend = GuardedBackend(Guard(allow))
-        tls = httpx.create_ssl_context()
-        self._transports = [_Transport(backend, tls) for _ in range(_POOLS)]
+        self._transport = _Transport(ConnectionPool(backend, httpx.create_ssl_context(), clock))
         for name in ("httpcore", "hpack"):  # they would write down every header, signatures and credentials too
             logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -89,14 +85,12 @@ class Deliverer:
 
     async def close(self) -> None:
         """Close the connections; a delivery that is under way fails."""
-        for transport in self._transports:
-            await transport.aclose()
+        await self._transport.aclose()
         await asyncio.sleep(0)  # sockets are closed in the loop's next round
 
     async def _exchange(self, outgoing: httpx.Request) -> tuple[Response, Headers]:
         """The answer as it is kept, and all of its headers."""
-        transport = self._transports[hash(outgoing.url.netloc) % _POOLS]
-        incoming = await transport.handle_async_request(outgoing)
+        incoming = await self._transport.handle_async_request(outgoing)
         try:
             body = await _body(incoming)
         finally:
@@ -122,20 +116,9 @@ class Deliverer:
 class _Transport(httpx.AsyncHTTPTransport):
     """httpx's, over connections of our own. It follows no redirect, asks no proxy, keeps no cookie, adds no header."""
 
-    def __init__(self, backend: httpcore.AsyncNetworkBackend, tls: Any) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
         # Not the parent's: its pool would connect to whatever a name resolves to.
-        self._pool = _Pool(
-            ssl_context=tls,
-            max_connections=_CONNECTIONS.max_connections,
-            max_keepalive_connections=_CONNECTIONS.max_keepalive_connections,
-            keepalive_expiry=_CONNECTIONS.keepalive_expiry,
-            http2=True,
-            network_backend=backend,
-        )
-
-
-class _Pool(httpcore.AsyncConnectionPool):
-    pass
+        self._pool = pool  # type: ignore[assignment]  # does what is asked of httpcore's
 
 
 async def _body(incoming: httpx.Response) -> bytes:
