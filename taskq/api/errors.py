@@ -102,7 +102,7 @@ async def _of_http(request: Request, error: Exception) -> Response:
         return problem(404, f"nothing is at {request.url.path[:80]!r}")
     if error.status_code == 405:
         allowed = ", ".join(sorted(_methods(request)))
-        text = f"method {request.method[:20]} is not allowed here: {allowed} {'is' if ',' not in allowed else 'are'}"
+        text = f"method {request.method[:20]} is not allowed here; allowed: {allowed}"
         return problem(405, text, headers | {"Allow": allowed})
     return problem(error.status_code, str(error.detail), headers)
 
