@@ -6,14 +6,15 @@ A new lap, no way back: id, attempt and hop are new, so that nothing of the old 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from taskq.broker.base import Broker
 from taskq.clock import Clock
 from taskq.dispatch import Dispatcher
-from taskq.errors import TaskqError
+from taskq.errors import InvalidMessage, TaskqError
+from taskq.http.request import request_of
 from taskq.message import CONTENT_TYPE, Message, new_id
 from taskq.queue import QueueRecord
 from taskq.store.base import DeadFilter, DeadLetter, OutboxRow, Store
@@ -22,6 +23,8 @@ logger = logging.getLogger("taskq.admin")
 
 BATCH = 200
 REPAIR_AFTER = 10.0  # seconds after which the keeper publishes what this process has not
+
+Change = Callable[[Message], Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,15 @@ def again(message: Message, now: datetime) -> Message:
     """The new message of a dead one: same task, arguments, queue, headers and keys; a life of its own.
 
     Neither `not_before` nor `expires_at` is kept: the one has passed, the other would kill it again.
+    One that is a request has a row from the start, as when it was published.
+
+    Raises:
+        InvalidMessage: it is a request, and damaged.
     """
+    request = request_of(message)
     return replace(
         message,
+        payload=message.payload if request is None else replace(request, not_before=None).encode(),
         id=new_id(now),
         created_at=now,
         attempt=1,
@@ -60,7 +69,7 @@ def again(message: Message, now: datetime) -> Message:
         dedup_id=None,
         reply_to=None,
         granted=False,
-        recorded=False,
+        recorded=request is not None,
         # It may be published twice, here and by the keeper: its first start asks the store.
         repeated=True,
     )
@@ -83,24 +92,29 @@ class Replay:
             ids += [letter.id for letter in page]
         return ids[::-1]
 
-    async def revive(self, ids: Sequence[str]) -> AsyncIterator[list[Revived]]:
+    async def revive(self, ids: Sequence[str], change: Change | None = None) -> AsyncIterator[list[Revived]]:
         """Bring these letters back, in this order, a batch at a time; a letter that is gone meanwhile is left out.
+
+        Args:
+            change: makes of each new message the one that is sent; it keeps the id. What it raises ends the call.
 
         Raises:
             NotOurs: one of a batch is no message of ours; nothing of that batch was done.
         """
         for start in range(0, len(ids), BATCH):
-            yield await self._batch(list(ids[start : start + BATCH]))
+            yield await self._batch(list(dict.fromkeys(ids[start : start + BATCH])), change)
 
-    async def _batch(self, ids: list[str]) -> list[Revived]:
+    async def _batch(self, ids: list[str], change: Change | None) -> list[Revived]:
         found = {letter.id: letter for letter in (await self._store.dead(DeadFilter(ids=ids), limit=BATCH)).items}
         letters = [found[one] for one in ids if one in found]
         messages = [self._message(letter) for letter in letters]
+        if change is not None:
+            messages = [change(message) for message in messages]
         due_at = await self._store.now() + timedelta(seconds=REPAIR_AFTER)
         rows = [
             OutboxRow(
                 id=f"{letter.id}/retry/0",
-                target="queue",
+                target="waiting" if message.waits else "queue",
                 queue=message.queue,
                 body=message.encode(),
                 content_type=CONTENT_TYPE,
@@ -111,21 +125,29 @@ class Replay:
         ]
         there = await self._store.revive([letter.id for letter in letters], rows)
         if there != len(letters):
-            # Somebody else took some of them in this moment. Which ones only the outbox knows: the keeper publishes.
             logger.warning("%d dead letters were taken by somebody else meanwhile", len(letters) - there)
-            return [_revived(letter, message, False) for letter, message in zip(letters, messages, strict=True)][:there]
+            return await self._ours(letters, messages, there)
         published = await self._publish(messages, rows)
         return [
             _revived(letter, message, done) for letter, message, done in zip(letters, messages, published, strict=True)
         ]
 
+    async def _ours(self, letters: Sequence[DeadLetter], messages: Sequence[Message], there: int) -> list[Revived]:
+        """What came back of a batch from which somebody took letters in this moment; the keeper publishes it. Which of
+        the messages without a row did, only the outbox knows: their number is right."""
+        known = await self._store.get_many([message.id for message in messages if message.recorded])
+        pairs = list(zip(letters, messages, strict=True))
+        ours = [_revived(letter, message, False) for letter, message in pairs if message.id in known]
+        others = [_revived(letter, message, False) for letter, message in pairs if not message.recorded]
+        return ours + others[: there - len(ours)]
+
     def _message(self, letter: DeadLetter) -> Message:
-        if letter.message is None:
-            raise NotOurs(
-                f"dead letter {letter.id} is no message of taskq ({letter.reason}): it can be shown and deleted, "
-                "not retried"
-            )
-        return again(letter.message, self._clock.now())
+        try:
+            if letter.message is not None:
+                return again(letter.message, self._clock.now())
+        except InvalidMessage as error:
+            raise _not_ours(letter) from error
+        raise _not_ours(letter)
 
     async def _publish(self, messages: Sequence[Message], rows: Sequence[OutboxRow]) -> list[bool]:
         try:
@@ -145,6 +167,12 @@ class Replay:
         if name not in self._records:
             self._records[name] = await self._store.get_queue(name)
         return self._records[name]
+
+
+def _not_ours(letter: DeadLetter) -> NotOurs:
+    return NotOurs(
+        f"dead letter {letter.id} is no message of taskq ({letter.reason}): it can be shown and deleted, not retried"
+    )
 
 
 def _revived(letter: DeadLetter, message: Message, published: bool) -> Revived:
