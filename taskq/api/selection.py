@@ -214,11 +214,9 @@ def described(filters: Iterable[str], *others: str, most: int = 100, body: str |
         most: of `count`.
         body: the name of the list of ids that its body may hold.
     """
-    known = {name: _INSTANT if name in (FROM, TO) else _VALUES for name in sorted(filters)}
-    known |= {
-        name: {"type": "integer", "minimum": 1, "maximum": most} if name == "count" else _OTHERS[name]
-        for name in others
-    }
+    known: dict[str, Any] = {name: _INSTANT if name in (FROM, TO) else _VALUES for name in sorted(filters)}
+    for name in others:
+        known[name] = {"type": "integer", "minimum": 1, "maximum": most} if name == "count" else _OTHERS[name]
     extra: dict[str, Any] = {
         "parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in known.items()]
     }
