@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from taskq.clock import to_ms
-from taskq.http.publishing import CALLBACK_PREFIX, DEFAULT_RETRIES, FAILURE_CALLBACK_PREFIX, compose, read_callback
+from taskq.http.publishing import DEFAULT_RETRIES, compose
+from taskq.http.reading import CALLBACK_PREFIX, FAILURE_CALLBACK_PREFIX, read_callback
 from taskq.http.request import Callback, Request, Response, grouped
 from taskq.message import Message, new_id
 
