@@ -21,6 +21,7 @@ from taskq.store import open_store
 from taskq.store.base import Claim, Retention, Settled, Store, WaitingRow
 from tests.contract.store_flow import FlowControl
 from tests.contract.store_keeping import DeadLetterBox, Deduplication, Pruning, QueueBook, Starts
+from tests.contract.store_requests import Gateways
 from tests.contract.store_runs import Cancelling, Runs
 from tests.contract.store_schedules import ScheduleBook
 from tests.contract.store_support import StillClock, at, book, claim, end, make, parked, row, settle, status
@@ -201,6 +202,7 @@ class StoreContract(
     Starts,
     Deduplication,
     Pruning,
+    Gateways,
     Together,
 ):
     pytestmark = pytest.mark.anyio
@@ -329,3 +331,8 @@ class StoreContract(
         record = await store.get(message.id)
         assert record is not None and (record.status, record.attempt, record.hop) == ("SUCCEEDED", 3, 5)
         assert await store.next_due() is None
+
+    def test_no_part_hides_a_test_of_another(self) -> None:
+        """Parts share one class: of two tests of one name only the first would run."""
+        names = Counter(name for part in StoreContract.__mro__ for name in vars(part) if name.startswith("test_"))
+        assert [name for name, number in names.items() if number > 1] == []

@@ -147,7 +147,7 @@ class QueueBook:
         opened = await store.set_queue("a", parallelism=None, rate_limit=None)
         assert opened is not None and (opened.parallelism, opened.rate_limit) == (None, None)
 
-    async def test_pause(self, store: Store) -> None:
+    async def test_pause_queue(self, store: Store) -> None:
         """Pausing leaves the limits to code, and doing it twice changes nothing more."""
         await store.ensure_queue(Queue("a", parallelism=3))
         paused = await store.set_queue("a", paused=True)
@@ -179,13 +179,13 @@ class QueueBook:
         assert record is not None and (record.born_fifo, record.partitions, record.version) == (True, 8, 2)
         assert await store.rebirth(Queue("a", parallelism=1, partitions=8)) == record
 
-    async def test_list(self, store: Store) -> None:
+    async def test_list_queues(self, store: Store) -> None:
         """Queues are listed by name."""
         for name in ("b", "a", "c"):
             await store.ensure_queue(Queue(name), origin="name")
         assert [record.name for record in await store.list_queues()] == ["a", "b", "c"]
 
-    async def test_changes(self, store: Store) -> None:
+    async def test_queue_changes(self, store: Store) -> None:
         """New, changed and deleted queues are told since the mark; one that comes back is not told as gone."""
         record = await store.ensure_queue(Queue("a", parallelism=3))
         await store.ensure_queue(Queue("b"))
@@ -300,7 +300,7 @@ class Deduplication:
         await settle(store, end(retry, Status.FAILED, epoch=claimed.epoch))
         assert (await store.deduplicate(second, window=None, replace=False, row=row(second))).holder == second.id
 
-    async def test_window(self, store: Store, clock: StillClock) -> None:
+    async def test_window_of_an_id(self, store: Store, clock: StillClock) -> None:
         """A claim by window lasts its time, whatever becomes of the message, and no longer."""
         first, second = make(dedup_id="d"), make(dedup_id="d")
         await store.deduplicate(first, window=60, replace=False, row=row(first))

@@ -44,7 +44,7 @@ class ScheduleBook:
         assert await store.delete_schedule("app", "b") is False
         assert await store.get_schedule("app", "b") is None
 
-    async def test_changes(self, store: Store, clock: StillClock) -> None:
+    async def test_schedule_changes(self, store: Store, clock: StillClock) -> None:
         """Other times begin anew; another message alone leaves the next instant; the same again changes nothing."""
         made = await store.put_schedule(schedule(), next_at=at(100), origin="code")
         assert await store.put_schedule(schedule(), next_at=at(200), origin="code") == made
