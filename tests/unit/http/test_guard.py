@@ -61,7 +61,7 @@ from taskq.http.guard import Guard
     ],
 )
 def test_not_public(address: str) -> None:
-    """Loopback, private, link-local, shared, multicast, reserved: refused in every spelling, as is what is no address."""
+    """Loopback, private, link-local, shared, multicast, reserved: refused in every spelling, and what is no address."""
     assert not Guard().permits(address)
 
 
