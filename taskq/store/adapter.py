@@ -202,6 +202,9 @@ class SqlStore:
     async def counts(self) -> dict[str, dict[Status, int]]:
         return await self._read(sql.messages.counts)
 
+    async def oldest(self) -> dict[str, datetime]:
+        return await self._read(sql.messages.oldest)
+
     # Cancels
 
     async def cancel(self, message_id: str) -> CancelEffect:

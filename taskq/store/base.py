@@ -511,6 +511,10 @@ class Messages(Protocol):
         """queue -> status -> rows, for WAITING, RUNNING and FAILED."""
         ...
 
+    async def oldest(self) -> dict[str, datetime]:
+        """queue -> when the oldest of its recorded messages without an outcome was created."""
+        ...
+
     async def list(self, which: MessageFilter, *, cursor: str | None = None, limit: int = 100) -> Page:
         """MessageRecords, newest first."""
         ...

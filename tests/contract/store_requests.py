@@ -466,11 +466,13 @@ class DeadRequests:
     async def test_responses(self, store: Store) -> None:
         """The last answer lies with the letter, and its status can be looked for; 0: none came."""
         answered = letter(1, asking(), response=BAD)
-        silent, damaged, task = letter(2, asking()), letter(3, asking(), response=b"?"), letter(4)
-        await store.archive([answered, silent, damaged, task])
+        silent, damaged, task = letter(2, asking()), letter(3, asking(), response=b"?"), letter(5)
+        absurd = letter(4, asking(), response=Response(2**40).encode())
+        await store.archive([answered, silent, damaged, absurd, task])
         page = await store.dead(DeadFilter())
-        assert [one.response for one in page.items] == [None, b"?", None, BAD]
-        for statuses, found in (([503], [answered]), ([0], [silent, damaged]), ([503, 0], [answered, silent, damaged])):
+        assert [one.response for one in page.items] == [None, absurd.response, b"?", None, BAD]
+        without = [silent, damaged, absurd]
+        for statuses, found in (([503], [answered]), ([0], without), ([503, 0], [answered, *without])):
             page = await store.dead(DeadFilter(statuses=statuses), oldest_first=True)
             assert [one.id for one in page.items] == [one.id for one in found]
 

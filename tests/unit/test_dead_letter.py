@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +32,17 @@ def test_a_letter_comes_back_as_it_was() -> None:
     letter = dead_letter.of_message(
         message(), reason="failed", attempts=4, failure=Failure("ValueError", "no", "tb"), worker="w1", died_at=NOW
     )
-    body = dead_letter.encode(letter)
+    for one in (letter, replace(letter, response=b"response")):
+        body = dead_letter.encode(one)
+        assert dead_letter.read(body, dead_letter.CONTENT_TYPE, {}, message_id="msg_1", now=NOW) == one
+
+
+def test_a_letter_of_before_there_were_responses() -> None:
+    """A worker of an older version does not write the field."""
+    letter = dead_letter.of_message(message(), reason="failed", attempts=4, failure=None, worker="w1", died_at=NOW)
+    wire = msgpack.unpackb(dead_letter.encode(letter))
+    del wire["response"]
+    body = msgpack.packb(wire)
     assert dead_letter.read(body, dead_letter.CONTENT_TYPE, {}, message_id="msg_1", now=NOW) == letter
 
 
@@ -78,6 +89,8 @@ def test_bytes_that_are_nothing_are_kept_as_they_are() -> None:
         ("at", float("nan")),
         ("body", "text"),
         ("type", 1),
+        ("response", "text"),
+        ("response", b"x" * (dead_letter.MAX_RESPONSE_BYTES + 1)),
     ],
 )
 def test_a_letter_that_the_archive_cannot_hold_is_kept_as_bytes(name: str, value: Any) -> None:

@@ -54,9 +54,10 @@ def _row(letter: DeadLetter) -> tuple[Any, ...]:
 def _response_status(letter: DeadLetter) -> int | None:
     if letter.response is not None:
         try:
-            return Response.decode(letter.response).status
+            status = Response.decode(letter.response).status
         except InvalidMessage:
             return 0
+        return status if 0 <= status < 1000 else 0  # anybody can write a letter
     return 0 if letter.message is not None and requests.is_request(letter.message) else None
 
 

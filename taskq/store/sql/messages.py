@@ -269,6 +269,16 @@ def counts(tx: Tx) -> dict[str, dict[Status, int]]:
     return found
 
 
+def oldest(tx: Tx) -> dict[str, datetime]:
+    states = (Status.QUEUED.value, Status.WAITING.value, Status.RUNNING.value)
+    select = (
+        sa.select(T.c.queue, sa.func.min(T.c.created_at))
+        .where(tables.UNSUCCESSFUL, T.c.status.in_(states))
+        .group_by(T.c.queue)
+    )
+    return {queue: from_us(created_at) for queue, created_at in tx.connection.execute(select)}
+
+
 def check_limit(limit: int) -> int:
     """The size of a page, if it can be one."""
     if not 1 <= limit <= 10_000:

@@ -47,7 +47,7 @@ def test_failures(failure: Failure) -> None:
 def test_cursors() -> None:
     """A cursor gives back its key, and one of another listing is refused."""
     assert from_cursor(to_cursor(17, "a", 3), str, int) == [17, "a", 3]
-    wrongs = ("", "x", "[]", '["a","b"]', "[1]", "17", "null", "[1,2]", "[true,\"a\"]", '[1,"\\u0000"]', "[" * 9999)
+    wrongs = ("", "x", "[]", '["a","b"]', "[1]", "17", "null", "[1,2]", '[true,"a"]', '[1,"\\u0000"]', "[" * 9999)
     for wrong in (*wrongs, f'[{2**63},"a"]', '[1,["a"]]'):
         with pytest.raises(InvalidSetting, match="cursor"):
             from_cursor(wrong, str)

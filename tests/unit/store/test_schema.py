@@ -14,8 +14,10 @@ from taskq.flow import Flow
 from taskq.outcome import Status
 from taskq.queue import RateLimit
 from taskq.store import lines, open_store, schema, tables
-from taskq.store.base import Ask, Claim, MessageFilter, Retention, Store
-from tests.contract.store_support import StillClock, at, book, end, make, row
+from taskq.store.base import Ask, Claim, DeadFilter, MessageFilter, Retention, Store
+from taskq.store.gateway import RequestFilter
+from tests.contract.store_requests import asking, parcel
+from tests.contract.store_support import StillClock, at, book, end, letter, make, row
 
 
 def test_revisions() -> None:
@@ -63,6 +65,7 @@ async def test_no_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     connection.close()
     # Walking an index from its end, until the page is full or the first row is found, is no scan.
     names = ("taskq_messages_created", "taskq_waiting_due", "taskq_waiting_flow_due", "sqlite_autoindex_taskq_flow_1")
+    names += ("taskq_requests_created", "taskq_log_requests", "taskq_dead_letters_died")
     walks = tuple(f"USING INDEX {name}" for name in names)
     assert {one for one in scans if not one[0].endswith(walks)} == set()
 
@@ -113,7 +116,36 @@ async def _working_day(store: Store, clock: StillClock) -> None:
     await store.waiting()
     await store.waiting(queue="q")
     await store.reschedule(messages[0].id, at(100))
+    await _requests(store)
     await store.prune(Retention(1, 1, 1))
+
+
+async def _requests(store: Store) -> None:
+    messages = [asking(topic="t", labels=("a",)) for _ in range(3)]
+    await store.accept([parcel(one, f"d{number}") for number, one in enumerate(messages)])
+    born = asking(callback_of=messages[0].id)
+    await store.settle([end(messages[0], response=b"", born=(born,), outbox=(row(born),))])
+    await store.running(messages[1], worker="w", epoch=0, attempt=1, started_at=at(1))
+    await store.cancel(messages[1].id)
+    await store.unfinished_callbacks(messages[0].id)
+    await store.get_request(messages[0].id)
+    await store.history(messages[0].id)
+    await store.lag(["q", "other"])
+    cursors = []
+    for which in (RequestFilter(), RequestFilter(topics=["t"], labels=["a"]), RequestFilter(ids=[messages[0].id])):
+        cursors.append((await store.list_requests(which, limit=1)).cursor)
+        for oldest_first in (True, False):
+            page = await store.events(which, states=["CREATED"], oldest_first=oldest_first, limit=1)
+            await store.events(which, oldest_first=oldest_first, limit=1, cursor=page.cursor)
+    await store.list_requests(RequestFilter(), cursor=cursors[0])
+    await store.list_requests(RequestFilter(unfinished=True))
+    dead = letter(1, messages[2])
+    await store.archive([dead])
+    which = DeadFilter(request=RequestFilter(topics=["t"]), statuses=[0])
+    await store.dead(which, oldest_first=True)
+    await store.revive([dead.id], [row(asking())])
+    await store.archive([dead])
+    await store.delete_dead(which)
 
 
 def test_statements_are_for_both() -> None:
