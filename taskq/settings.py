@@ -143,6 +143,10 @@ class Settings(BaseSettings):
     delivery_parallelism: int | None = Field(
         None, ge=1, description="HTTP deliveries with a flow key that run at once, whatever their keys; none: no limit"
     )
+    llm_url: URL | None = Field(
+        None, description="URL of an OpenAI-compatible server, to which messages for api/llm go; none: refused"
+    )
+    llm_token: SecretStr | None = Field(None, description="token sent to llm_url, where the sender gives none")
     recycle_after_tasks: int | None = Field(None, ge=1, description="attempts after which a worker process is replaced")
     recycle_after_seconds: Seconds | None = Field(None, description="seconds after which a worker process is replaced")
     recycle_after_memory_mb: int | None = Field(

@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 
 from taskq.admin.census import Census, WorkerSeen
+from taskq.api.publisher import Publisher
 from taskq.app import TaskQ
 from taskq.broker.base import Broker
 from taskq.client import Client
@@ -39,6 +40,8 @@ class Context:
         self.changing = asyncio.Lock()
         self._census: tuple[Broker, Census] | None = None
         self._asking = asyncio.Lock()
+        self._opening = asyncio.Lock()
+        self._publisher: Publisher | None = None
 
     @property
     def client(self) -> Client:
@@ -62,6 +65,8 @@ class Context:
     async def close(self) -> None:
         """Close the connections."""
         self._census = None
+        if self._publisher is not None:
+            await self._publisher.close()
         await self.app.close()
 
     async def store(self) -> Store:
@@ -85,6 +90,17 @@ class Context:
         await self.broker()
         assert self.client.dispatcher is not None
         return self.client.dispatcher
+
+    async def publisher(self) -> Publisher:
+        """What accepts messages."""
+        if self._publisher is None:
+            store, broker, dispatcher = await self.store(), await self.broker(), await self.dispatcher()
+            async with self._opening:
+                if self._publisher is None:
+                    publisher = Publisher(app=self.app, store=store, broker=broker, dispatcher=dispatcher)
+                    await publisher.prepare()
+                    self._publisher = publisher
+        return self._publisher
 
     async def workers(self) -> list[WorkerSeen]:
         """The workers that answer, by id. Takes about a second."""

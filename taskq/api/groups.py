@@ -13,7 +13,7 @@ from taskq.api.wire import BAD, LIMIT, MISSING, Done, Wire
 from taskq.clock import to_ms
 from taskq.errors import InvalidRequest
 from taskq.http.destination import check_name, destination
-from taskq.http.publishing import read, with_defaults
+from taskq.http.publishing import read
 from taskq.http.request import Headers
 from taskq.store.gateway import Endpoint, GroupRecord
 
@@ -153,7 +153,7 @@ def _headers(wanted: HeadersWanted) -> Headers:
         for name, given in wanted.headers.items()
         for value in ([given] if isinstance(given, str) else given)
     )
-    read(with_defaults((), pairs))
+    read((), defaults=pairs)
     return pairs
 
 

@@ -21,6 +21,7 @@ EXIT_INTERRUPTED = 130
 COMMANDS = {
     "worker": "taskq.cli.worker:worker",
     "beat": "taskq.cli.worker:beat",
+    "api": "taskq.cli.api:api",
     "dev": "taskq.cli.dev:dev",
     "send": "taskq.cli.send:send",
     "status": "taskq.cli.status:status",

@@ -1,0 +1,84 @@
+"""`taskq api` as a process: uvicorn, a socket that says where it is, signals, exit codes."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+
+import uvicorn
+
+from taskq.api.app import make_api
+from taskq.app import TaskQ
+from taskq.errors import BrokerUnavailable, InvalidSetting, StoreUnavailable
+
+logger = logging.getLogger("taskq.api")
+
+EXIT_UNAVAILABLE = 69  # the broker or the store did not answer at start
+BACKLOG = 2048  # connections that wait to be accepted
+KEEP_ALIVE = 75  # seconds
+
+
+def listen(app: TaskQ, host: str, port: int) -> socket.socket:
+    """The socket to serve on; port 0: any that is free.
+
+    Raises:
+        InvalidSetting: it cannot be had, or would be open to others without a token.
+    """
+    if app.settings.api_token is None and not _is_loopback(host):
+        raise InvalidSetting(
+            f"--host {host} can be reached by others, and there is no token: set TASKQ_API_TOKEN, or take 127.0.0.1"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InvalidSetting(f"--host {host} --port {port}: {error.strerror or error}; choose another") from error
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where it can be reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def make_server(app: TaskQ) -> uvicorn.Server:
+    """A server of the app's API; `serve(sockets=[…])` runs it in the present event loop."""
+    config = uvicorn.Config(
+        make_api(app),
+        lifespan="on",
+        access_log=False,  # it would show tokens that are given in the query
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(app.settings.grace) or 1,
+        loop=app.settings.loop,
+        h11_max_incomplete_event_size=256 * 1024,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(app: TaskQ, host: str, port: int) -> int:
+    """Serve until SIGTERM or Ctrl-C; the exit code."""
+    listener = listen(app, host, port)
+    with listener:
+        logger.info("listening on %s", url_of(listener))
+        server = make_server(app)
+        try:
+            server.run(sockets=[listener])
+        except (BrokerUnavailable, StoreUnavailable) as error:
+            logger.critical("%s", error)
+            return EXIT_UNAVAILABLE
+    return 0 if server.started else EXIT_UNAVAILABLE
