@@ -31,3 +31,13 @@ async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 10)
         if time.monotonic() > deadline:
             raise failure or AssertionError(f"not within {timeout} s: last seen {value!r}")
         await asyncio.sleep(0.01)
+
+
+def eventually_now(check: Callable[[], T], timeout: float = 10) -> T:
+    """The same for who has no event loop."""
+    deadline = time.monotonic() + timeout
+    while not (value := check()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: last seen {value!r}")
+        time.sleep(0.05)
+    return value
