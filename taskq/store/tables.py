@@ -140,6 +140,7 @@ log = Table(
         "taskq_log_requests",
         "at",
         "message_id",
+        "state",
         sqlite_where=text("of_request"),
         postgresql_where=text("of_request"),
     ),

@@ -39,7 +39,9 @@ def upgrade() -> None:
     op.add_column("taskq_log", sa.Column("response", sa.LargeBinary(), nullable=True))
     op.add_column("taskq_log", sa.Column("of_request", sa.Boolean(), nullable=False, server_default=sa.false()))
     ours = sa.text("of_request")
-    op.create_index("taskq_log_requests", "taskq_log", ["at", "message_id"], sqlite_where=ours, postgresql_where=ours)
+    op.create_index(
+        "taskq_log_requests", "taskq_log", ["at", "message_id", "state"], sqlite_where=ours, postgresql_where=ours
+    )
     op.add_column("taskq_dead_letters", sa.Column("response", sa.LargeBinary(), nullable=True))
     op.add_column("taskq_dead_letters", sa.Column("response_status", sa.Integer(), nullable=True))
     op.create_table(
