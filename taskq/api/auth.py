@@ -66,7 +66,8 @@ def _presented(scope: Scope) -> bytes | None:
             kept.append(part)
     if in_query is not None:
         scope["query_string"] = b"&".join(kept)
-    for name, value in scope["headers"]:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name, value in headers:
         if name == b"authorization":
             scheme, _, token = value.partition(b" ")
             if scheme.lower() == b"bearer":

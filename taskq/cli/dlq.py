@@ -49,16 +49,17 @@ def list_letters(ctx: click.Context, /, limit: int, cursor: str | None, **condit
     shared: Shared = ctx.ensure_object(Shared)
 
     async def work(session: Session) -> int:
+        from taskq.admin.shown import error, letter
         from taskq.cli.show import as_json, counted, first_line, note, table
 
         store, which = await session.store(), _filter(conditions)
         page = await store.dead(which, cursor=cursor, limit=limit)
         if shared.as_json:
             total = await store.count_dead(which)
-            as_json({"items": [_as_dict(one) for one in page.items], "cursor": page.cursor, "total": total})
+            as_json({"items": [letter(one) for one in page.items], "cursor": page.cursor, "total": total})
             return 0
         rows = [
-            (one.id, one.task, one.queue, one.reason, one.attempts, one.died_at, first_line(_error(one) or ""))
+            (one.id, one.task, one.queue, one.reason, one.attempts, one.died_at, first_line(error(one) or ""))
             for one in page.items
         ]
         table(("ID", "TASK", "QUEUE", "REASON", "ATTEMPTS", "DIED (UTC)", "ERROR"), rows, empty="no dead letters")
@@ -92,13 +93,14 @@ def show_letter(ctx: click.Context, letter_id: str) -> None:
 
     async def work(session: Session) -> int:
         from taskq.admin.replay import resolve
+        from taskq.admin.shown import letter_in_full
         from taskq.cli.show import as_json
         from taskq.store.base import DeadFilter
 
         store = await session.store()
         letters = (await store.dead(DeadFilter(ids=await resolve(store, [letter_id])))).items
         if shared.as_json:
-            as_json([_in_full(one) for one in letters])
+            as_json([letter_in_full(one) for one in letters])
         else:
             for index, one in enumerate(letters):
                 if index:
@@ -201,59 +203,13 @@ def _filter(conditions: dict[str, Any]) -> DeadFilter:
     return DeadFilter(**conditions)
 
 
-def _error(letter: DeadLetter) -> str | None:
-    failure = letter.failure
-    return None if failure is None else f"{failure.type}: {failure.message}"
-
-
-def _as_dict(letter: DeadLetter) -> dict[str, Any]:
-    """A letter for a listing: without its bytes."""
-    return {
-        "id": letter.id,
-        "message_id": letter.message_id,
-        "queue": letter.queue,
-        "task": letter.task,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "error": _error(letter),
-        "worker": letter.worker,
-        "died_at": letter.died_at,
-        "retryable": letter.message is not None,
-    }
-
-
-def _in_full(letter: DeadLetter) -> dict[str, Any]:
-    message = letter.message
-    return _as_dict(letter) | {
-        "traceback": letter.failure.traceback if letter.failure is not None else None,
-        "enqueued_at": message.created_at if message is not None else None,
-        "headers": dict(message.headers) if message is not None else None,
-        "arguments": _arguments(letter),
-        "content_type": letter.content_type,
-        "body": None if message is not None else letter.body,
-    }
-
-
-def _arguments(letter: DeadLetter) -> Any:
-    """The arguments as the task got them; None when they cannot be read here."""
-    from taskq.errors import TaskqError
-    from taskq.serialization import decode_arguments
-
-    if letter.message is None:
-        return None
-    try:
-        args, kwargs = decode_arguments(letter.message.payload, letter.message.payload_type)
-    except TaskqError:
-        return None
-    return {"args": list(args), "kwargs": kwargs}
-
-
 def _print(letter: DeadLetter) -> None:
     import json
 
-    from taskq.cli.show import fields, plain
+    from taskq.admin.shown import letter_in_full, plain
+    from taskq.cli.show import fields
 
-    values = _in_full(letter)
+    values = letter_in_full(letter)
     traceback = values.pop("traceback")
     body = values.pop("body")
     for name in ("arguments", "headers"):

@@ -61,6 +61,7 @@ def list_messages(
     shared: Shared = ctx.ensure_object(Shared)
 
     async def work(session: Session) -> int:
+        from taskq.admin.shown import message
         from taskq.cli.show import as_json, note, table
         from taskq.outcome import Status
         from taskq.store.base import MessageFilter
@@ -69,7 +70,7 @@ def list_messages(
         which = MessageFilter(status=wanted, queue=queue, task=task, since=since, until=until)
         page = await (await session.store()).list(which, cursor=cursor, limit=limit)
         if shared.as_json:
-            as_json({"items": [as_dict(one) for one in page.items], "cursor": page.cursor})
+            as_json({"items": [message(one) for one in page.items], "cursor": page.cursor})
             return 0
         rows = [
             (one.id, one.task, one.queue, one.status, one.attempt, one.created_at, one.not_before or one.ended_at)
@@ -94,6 +95,7 @@ def show_message(ctx: click.Context, message_id: str) -> None:
     shared: Shared = ctx.ensure_object(Shared)
 
     async def work(session: Session) -> int:
+        from taskq.admin.shown import message
         from taskq.cli.show import as_json
         from taskq.store.base import DeadFilter
 
@@ -106,7 +108,7 @@ def show_message(ctx: click.Context, message_id: str) -> None:
         if shared.as_json:
             as_json(
                 {
-                    "message": None if record is None else as_dict(record),
+                    "message": None if record is None else message(record),
                     "history": history,
                     "dead_letters": [letter.id for letter in letters],
                 }
@@ -119,10 +121,11 @@ def show_message(ctx: click.Context, message_id: str) -> None:
 
 
 def _print(record: MessageRecord | None, history: list[Any], letters: list[str]) -> None:
+    from taskq.admin.shown import message
     from taskq.cli.show import fields, table
 
     if record is not None:
-        values = as_dict(record)
+        values = message(record)
         failure = values.pop("failure")
         values["error"] = None if failure is None else f"{failure['type']}: {failure['message']}"
         values["progress"] = None if record.progress is None else "{} of {}".format(*record.progress)
@@ -168,17 +171,3 @@ def cancel_messages(ctx: click.Context, message_ids: tuple[str, ...]) -> None:
         return 1 if CancelEffect.FINISHED in effects.values() else 0
 
     connected(ctx, work)
-
-
-def as_dict(record: MessageRecord) -> dict[str, Any]:
-    """A record for JSON and people: the result decoded, internals left out."""
-    from dataclasses import asdict
-
-    from taskq.serialization import decode_value
-
-    values = asdict(record)
-    for name in ("epoch", "hop", "result_type"):
-        del values[name]
-    if record.result is not None and record.result_type is not None:
-        values["result"] = decode_value(record.result, record.result_type)
-    return values

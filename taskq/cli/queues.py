@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from taskq.queue import QueueRecord
 
 COLUMNS = ("QUEUE", "KIND", "AT ONCE", "A WORKER", "RATE", "PAUSED", "READY", "WAITING", "RUNNING", "FAILED")
-AT_ONCE = 16  # broker questions under way: each takes a channel
 
 
 @click.group()
@@ -48,63 +47,15 @@ def list_queues(ctx: click.Context) -> None:
 
 async def describe(session: Session) -> list[dict[str, Any]]:
     """Every queue of the store, with its counts; `ready` is None where the broker has no such queue."""
-    import asyncio
+    from taskq.admin.shown import queues
 
-    from taskq.dispatch import broker_queues
-    from taskq.outcome import Status
-
-    broker, store = await session.broker(), await session.store()
-    records, counts = await store.list_queues(), await store.counts()
-    bound = asyncio.Semaphore(AT_ONCE)
-
-    async def ready(record: QueueRecord) -> int | None:
-        async with bound:
-            depths = [await broker.depth(queue) for queue in broker_queues(record)]
-        present = [depth.ready for depth in depths if depth is not None]
-        return sum(present) if present else None
-
-    depths = await asyncio.gather(*map(ready, records))
-    return [
-        {
-            "name": record.name,
-            "kind": kind(record),
-            "parallelism": record.parallelism,
-            "worker_parallelism": record.worker_parallelism,
-            "rate_limit": rate(record),
-            "partitions": record.partitions,
-            "priorities": record.born_priorities,
-            "retry_in_place": record.retry_in_place,
-            "paused": record.paused,
-            "origin": record.origin,
-            "ready": depth,
-            "waiting": counts.get(record.name, {}).get(Status.WAITING, 0),
-            "running": counts.get(record.name, {}).get(Status.RUNNING, 0),
-            "failed": counts.get(record.name, {}).get(Status.FAILED, 0),
-        }
-        for record, depth in zip(records, depths, strict=True)
-    ]
+    return await queues(await session.broker(), await session.store())
 
 
 def in_columns(queue: dict[str, Any]) -> tuple[Any, ...]:
     """A described queue as a row of COLUMNS."""
     named = ("name", "kind", "parallelism", "worker_parallelism", "rate_limit", "paused", "ready", "waiting")
     return tuple(queue[name] for name in (*named, "running", "failed"))
-
-
-def kind(record: QueueRecord) -> str:
-    """How the queue was born, in a word or two."""
-    if record.partitions is not None:
-        return f"fifo, {record.partitions} lanes"
-    if record.born_fifo:
-        return "fifo"
-    limited = "limited" if record.parallelism is not None else "open"
-    return f"{limited}, priorities" if record.born_priorities else limited
-
-
-def rate(record: QueueRecord) -> str | None:
-    """The rate as `queues set --rate` takes it."""
-    limit = record.rate_limit
-    return None if limit is None else f"{limit.limit}/{limit.per:g}"
 
 
 @queues.command()
@@ -240,6 +191,7 @@ def migrate(
 
     async def work(session: Session) -> int:
         from taskq.admin.migrate import Migration, reborn
+        from taskq.admin.shown import kind
         from taskq.cli.show import as_json, counted, progress
 
         record = await known(session, name)

@@ -95,7 +95,7 @@ def _value(word: str, strict: bool) -> Any:
 
 def shown(result: Any) -> str:
     """A result for people: JSON, which text and numbers are as they are."""
-    from taskq.cli.show import plain
+    from taskq.admin.shown import plain
 
     return result if isinstance(result, str) else json.dumps(result, default=plain, ensure_ascii=False)
 

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -15,21 +14,9 @@ import click
 
 def as_json(value: Any) -> None:
     """Print a value as JSON; instants as ISO 8601, bytes as text or hexadecimal."""
+    from taskq.admin.shown import plain
+
     click.echo(json.dumps(value, default=plain, indent=2, ensure_ascii=False))
-
-
-def plain(value: Any) -> Any:
-    """What JSON knows of a value that it does not know."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value.hex()
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return str(value)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
