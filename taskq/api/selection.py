@@ -19,7 +19,7 @@ from taskq.store.gateway import RequestFilter
 MAX_VALUES = 500
 MOST_CANCELLED = 500
 LAST_MS = 253_370_764_799_999  # the end of the year 9998
-WHOLE_MS = timedelta(microseconds=999)  # an instant's millisecond belongs to it
+HALF_MS = timedelta(microseconds=500)  # instants are shown rounded: all that read the same ms belong to it
 
 NAMES = {
     "topics": ("topicName",),
@@ -128,12 +128,12 @@ class Selection:
         for name, values in (*given.items(), ("messageIds", ids)):
             if len(values) > MAX_VALUES:
                 raise InvalidRequest(f"{name} has {len(values)} values, {MAX_VALUES} are allowed: ask in parts")
-        until = self._instant(TO)
+        since, until = self._instant(FROM), self._instant(TO)
         return RequestFilter(
             ids=ids,
             **given,
-            since=self._instant(FROM),
-            until=None if until is None else until + WHOLE_MS,
+            since=None if since is None else since - HALF_MS,
+            until=None if until is None else until + HALF_MS,
             unfinished=unfinished,
         )
 
