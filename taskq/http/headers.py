@@ -137,7 +137,7 @@ def check_size(what: str, headers: Headers) -> None:
     size = sum(len(name) + len(value) for name, value in headers)
     if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
         raise InvalidRequest(
-            f"{what}: there are at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes in all, not {len(headers)} of "
+            f"{what}: there are at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes, not {len(headers)} of "
             f"{size}: send less, or in the body"
         )
 
