@@ -253,7 +253,9 @@ class SqlStore:
     # Dead letters
 
     async def archive(self, letters: Sequence[DeadLetter]) -> None:
-        await self._write_alone(sql.dead_letters.archive, letters)
+        messages = [letter.message for letter in letters if letter.message is not None]
+        how = self._write if any(map(sql.requests.is_request, messages)) else self._write_alone
+        await how(sql.dead_letters.archive, letters)
 
     async def dead(
         self, which: DeadFilter, *, cursor: str | None = None, limit: int = 100, oldest_first: bool = False

@@ -3,7 +3,7 @@
 Part of the store port; the same rules hold. A message whose payload is a request (`request_of`) has a row
 of its own beside the message's: it is written in the transaction that records the message, whoever does (`accept`,
 `record`, `fire`, `run_schedule`, `settle`, `revive`), with a line CREATED in the log, and goes when the message's row
-and its dead letter have gone.
+and its dead letters have gone; `archive` writes it anew if it went before its letter came.
 """
 
 from __future__ import annotations

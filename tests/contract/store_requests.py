@@ -534,6 +534,21 @@ class DeadRequests:
         assert await store.prune(Retention(results=None, dead_letters=40, log=None)) == 1
         assert set(await listed(store)) == {live.id, again.id}
 
+    async def test_a_letter_that_comes_late(self, store: Store, clock: StillClock) -> None:
+        """A letter whose message's row was pruned before it came is found by its request all the same."""
+        message = asking(labels=("x",))
+        await accept(store, message)
+        await settle(store, end(message, Status.FAILED, failure=FAILURE, response=BAD))
+        clock.move(100)
+        assert await store.prune(Retention(results=10, dead_letters=None, log=10)) == 5
+        assert await listed(store) == []
+        for _ in range(2):
+            await store.archive([letter(100, message, response=BAD)])
+        assert await store.count_dead(DeadFilter(request=RequestFilter(labels=["x"]))) == 1
+        assert await listed(store) == [message.id] and await states(store, message) == []
+        assert await store.delete_dead(DeadFilter()) == 1
+        assert await listed(store) == []
+
     async def test_the_last_two_go_together(self, stores: list[Store], clock: StillClock) -> None:
         """A message's row and its letter that go at the same moment leave no request behind."""
         messages = [asking() for _ in range(60)]

@@ -28,6 +28,7 @@ _REPLACE = "(id) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for nam
 def archive(tx: Tx, letters: Sequence[DeadLetter]) -> None:
     rows = {clean(letter.id): _row(letter) for letter in letters}
     insert_many(tx, T, _COLUMNS, [rows[key] for key in sorted(rows)], _REPLACE)
+    requests.keep(tx, [letter.message for letter in letters if letter.message is not None])
 
 
 def _row(letter: DeadLetter) -> tuple[Any, ...]:

@@ -35,15 +35,24 @@ def is_request(message: Message) -> bool:
 
 def add(tx: Tx, messages: Sequence[Message]) -> None:
     """Write the rows of those that are requests, and that they were created; known ones stay."""
+    rows = _rows(messages)
+    insert_many(tx, T, _COLUMNS, rows, f"(message_id) {IGNORE}")
+    write_log(tx, [LogLine(row[0], row[12], "CREATED", of_request=True) for row in rows])
+
+
+def keep(tx: Tx, messages: Sequence[Message]) -> None:
+    """Write the rows of those that are requests if they have gone: their letters need them."""
+    # The lock of one that is there holds off whoever is about to forget it.
+    insert_many(tx, T, _COLUMNS, _rows(messages), "(message_id) DO UPDATE SET message_id = excluded.message_id")
+
+
+def _rows(messages: Sequence[Message]) -> list[tuple[Any, ...]]:
     rows = {}
     for message in messages:
         row = _row(message) if is_request(message) else None
         if row is not None:
             rows[row[0]] = row
-    if not rows:
-        return
-    insert_many(tx, T, _COLUMNS, [rows[key] for key in sorted(rows)], f"(message_id) {IGNORE}")
-    write_log(tx, [LogLine(row[0], row[12], "CREATED", of_request=True) for row in rows.values()])
+    return [rows[key] for key in sorted(rows)]
 
 
 def _row(message: Message) -> tuple[Any, ...] | None:
