@@ -16,6 +16,7 @@ import msgpack
 from taskq.broker.base import DEAD, WAITING, Broker, BrokerQueue, Kind, Outgoing
 from taskq.clock import Clock
 from taskq.errors import QueueMissing, TaskqError
+from taskq.http.request import PAYLOAD_TYPE
 from taskq.message import CONTENT_TYPE, Message, decode
 from taskq.queue import Queue, QueueRecord, lane_of
 from taskq.store.base import OutboxRow, Store
@@ -129,7 +130,8 @@ class Dispatcher:
         store = await self._open_store()
         await self._broker.declare_base(store.id)
         declared = queue if isinstance(queue, Queue) else Queue(message.queue)
-        record = await store.ensure_queue(declared, origin="code" if limits(declared) else "name")
+        origin = "gateway" if message.payload_type == PAYLOAD_TYPE else "name"
+        record = await store.ensure_queue(declared, origin="code" if limits(declared) else origin)
         for broker_queue in broker_queues(record):
             await self._broker.declare(broker_queue)
         return record

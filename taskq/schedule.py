@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,12 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, TypedDict
 
+from taskq.clock import to_ms
 from taskq.errors import InvalidMessage, InvalidSchedule
+from taskq.http.request import request_of
 from taskq.message import CONTENT_TYPE, Message, decode, new_id
 from taskq.store.base import OutboxRow, ScheduleRow, Tick
+from taskq.store.gateway import GroupRecord
 from taskq.timetable import EPOCH, Cron, Every, Once, Plan, Timetable
 
 SCHEDULE_HEADER, INSTANT_HEADER = "taskq-schedule-id", "taskq-scheduled-for"
@@ -232,22 +236,69 @@ def _moved(message: Message, to: datetime) -> Message:
     )
 
 
-def tick_of(
-    schedule: Schedule, instant: datetime, now: datetime, *, repair_at: datetime, by_hand: bool = False
-) -> Tick:
-    """The message of an instant, with what makes sure that it is published.
+def group_of(schedule: Schedule) -> str | None:
+    """The URL group whose members its messages go to; None: its message is one."""
+    request = request_of(schedule.message)
+    return None if request is None or request.url else request.topic
+
+
+def ticks_of(
+    schedule: Schedule,
+    instant: datetime,
+    now: datetime,
+    *,
+    repair_at: datetime,
+    group: GroupRecord | None = None,
+    by_hand: bool = False,
+) -> list[Tick]:
+    """The message of an instant, or one for each member of its URL group, with what makes sure that it is published.
 
     Args:
         now: by the store's clock.
         repair_at: when the keeper publishes it, should its sender not have done so.
+        group: the URL group of `group_of`, as it is now.
         by_hand: out of turn.
+
+    Raises:
+        InvalidSchedule: the group is gone.
     """
+    name = group_of(schedule)
+    if name is None:
+        return [_tick(schedule, schedule.message, "", instant, now, repair_at, by_hand)]
+    if group is None:
+        raise InvalidSchedule(f"there is no URL group {name!r}: make it, or delete the schedule")
+    request = request_of(schedule.message)
+    assert request is not None
+    said = {header.lower() for header, _ in request.headers}
+    headers = request.headers + tuple(pair for pair in group.headers if pair[0].lower() not in said)
+    ticks = []
+    for endpoint in group.endpoints:
+        mine = replace(request, url=endpoint.url, endpoint=endpoint.name, headers=headers)
+        message = replace(schedule.message, payload=mine.encode())
+        member = hashlib.blake2b(endpoint.url.encode(), digest_size=16).hexdigest()
+        ticks.append(_tick(schedule, message, member, instant, now, repair_at, by_hand))
+    return ticks
+
+
+def _tick(
+    schedule: Schedule,
+    template: Message,
+    member: str,
+    instant: datetime,
+    now: datetime,
+    repair_at: datetime,
+    by_hand: bool,
+) -> Tick:
     headers = {SCHEDULE_HEADER: schedule.id, INSTANT_HEADER: instant.isoformat()}
+    request = request_of(template)
+    if request is not None and template.not_before is not None:
+        start = to_ms(now + (template.not_before - template.created_at))
+        template = replace(template, payload=replace(request, not_before=start).encode())
     message = replace(
-        _moved(schedule.message, now),
+        _moved(template, now),
         id=new_id(now),
-        headers={**schedule.message.headers, **headers},
-        recorded=schedule.overlap is not Overlap.ALLOW,
+        headers={**template.headers, **headers},
+        recorded=template.recorded or schedule.overlap is not Overlap.ALLOW,
         # It may be published twice: a leader that was cut off still has it on the way when another repeats it.
         repeated=True,
     )
@@ -260,4 +311,4 @@ def tick_of(
         message_id=message.id,
         due_at=repair_at,
     )
-    return Tick(instant, message.id if by_hand else "", message, row)
+    return Tick(instant, message.id if by_hand else member, message, row)

@@ -14,7 +14,7 @@ from taskq.dispatch import limits
 from taskq.errors import InvalidSchedule, TaskqError
 from taskq.handle import Handle
 from taskq.outcome import Status
-from taskq.schedule import Schedule, describe, tick_of
+from taskq.schedule import Schedule, describe, group_of, ticks_of
 from taskq.store.base import Firing, ScheduleRecord, Store
 from taskq.task import Task
 
@@ -148,7 +148,7 @@ class Schedules:
         return await (await self._store()).delete_schedule(self._name, id)
 
     def run_now(self, id: str) -> Handle[Any]:
-        """Send its message once, out of turn; also when it is paused.
+        """Send its message once, out of turn; also when it is paused. The handle of a URL group's is the first's.
 
         Raises:
             InvalidSchedule: there is none of that id.
@@ -162,14 +162,18 @@ class Schedules:
         record = _found(id, await store.get_schedule(self._name, id))
         now = await store.now()
         repair_at = now + timedelta(seconds=REPAIR_AFTER)
-        tick = tick_of(Schedule.of(record.row), now, now, repair_at=repair_at, by_hand=True)
-        if not await store.run_schedule(self._name, id, tick):
-            raise InvalidSchedule(f"there is no schedule {id!r}")
+        schedule = Schedule.of(record.row)
+        name = group_of(schedule)
+        group = None if name is None else await store.get_group(name)
+        ticks = ticks_of(schedule, now, now, repair_at=repair_at, group=group, by_hand=True)
         await client.broker()
         assert client.dispatcher is not None
-        await client.dispatcher.send(tick.message, await store.get_queue(tick.message.queue))
-        await store.published([tick.outbox.id])
-        return self._app.handle(tick.message.id)
+        for tick in ticks:
+            if not await store.run_schedule(self._name, id, tick):
+                raise InvalidSchedule(f"there is no schedule {id!r}")
+            await client.dispatcher.send(tick.message, await store.get_queue(tick.message.queue))
+            await store.published([tick.outbox.id])
+        return self._app.handle(ticks[0].message.id)
 
     # -- parts ------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "worker": SHARED | {"http", "app", "client", "handle", "task", "keeper", "beat", "load"},
     "admin": SHARED | {"client", "handle"},
     "api": SHARED | {"app", "client", "handle", "task", "admin", "http", "schedule", "schedules"},
-    "cli": SHARED | {"app", "default", "client", "handle", "task", "worker", "admin", "", "keeper", "load"},
+    "cli": SHARED | {"app", "default", "client", "handle", "task", "worker", "admin", "api", "", "keeper", "load"},
     "__main__": {"cli"},
     "": GROUND | {"app", "default", "handle", "task"},
 }
@@ -63,6 +63,7 @@ FOREIGN = {
     "anyio": {"worker", "keeper", "seat", "beat"},
     "fastapi": {"api"},
     "starlette": {"api"},
+    "uvicorn": {"api.server"},
     "pydantic": {"settings", "task", "handle", "api"},
     "pydantic_settings": {"settings"},
     "platformdirs": {"settings"},

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from taskq.api import dead, errors, events, flow, groups, health, keys, messages, queues, reading
+from taskq.api import dead, errors, events, flow, groups, health, keys, messages, queues, reading, schedules
 from taskq.api.auth import Authentication
 from taskq.api.context import Context, InContext, context_of
 from taskq.api.limits import Bodies, Rate
@@ -16,8 +16,9 @@ from taskq.app import TaskQ
 
 __all__ = ["Context", "InContext", "context_of", "make_api"]
 
-ROUTERS = [messages.router, 
-    reading.router, dead.router, events.router, queues.router, groups.router, flow.router, keys.router, health.router,
+ROUTERS = [
+    messages.router, schedules.router, reading.router, dead.router, events.router, queues.router, groups.router,
+    flow.router, keys.router, health.router,
 ]  # fmt: skip
 
 

@@ -128,6 +128,23 @@ class Publisher:
             found.append(problem or Sent(tuple((one.url, known) for one, known in mine), group))
         return found
 
+    async def template(self, order: Order, schedule_id: str) -> Message:
+        """The message that a schedule of this order sends again and again. For a URL group it has no URL: each tick
+        finds out who its members are then.
+
+        Raises:
+            InvalidRequest, InvalidArguments, UnknownTask, PayloadTooLarge, NotFound: as `send`.
+        """
+        [first, *_] = await self._plan(order)
+        message = first.parcel.message
+        request = Request.decode(message.payload)
+        said = publishing.read(order.headers, order.query)
+        if request.topic is not None:  # without the defaults of the group, which may change
+            request = replace(request, url="", endpoint=None, headers=said.headers)
+        not_before = None if said.delay is None else message.created_at + timedelta(seconds=said.delay)
+        request = replace(request, schedule_id=schedule_id, not_before=None)
+        return replace(message, payload=request.encode(), not_before=not_before)
+
     # -- planning ---------------------------------------------------------------------------
 
     async def _planned(self, order: Order) -> list[Planned] | TaskqError:

@@ -52,6 +52,34 @@ def message_view(message: Message) -> View | None:
     return view
 
 
+def schedule_view(template: Message) -> View | None:
+    """What a schedule sends, as `GET /v2/schedules/{id}` answers it; None: it is no request, or a damaged one."""
+    request = _request(template)
+    if request is None:
+        return None
+    view = _sender(request)
+    destination = view.pop("url") or view.pop("topicName")
+    for name in ("topicName", "endpointName", "scheduleId"):
+        view.pop(name, None)
+    view |= {
+        "destination": destination,
+        **_body(request.body),
+        "retries": _max_retries(template),
+        "callerIp": request.caller_ip,
+        "callerIP": request.caller_ip,
+        **_callback("callback", "callbackHeader", request.callback),
+        **_callback("failureCallback", "failureCallbackHeader", request.failure_callback),
+        **_flow(template.flow),
+    }
+    if request.retry_delay is not None:
+        view["retryDelayExpression"] = request.retry_delay
+    if template.timeout is not None:
+        view["timeout"] = round(template.timeout)
+    if template.not_before is not None:
+        view["delay"] = round((template.not_before - template.created_at).total_seconds())
+    return view
+
+
 def dead_view(letter: DeadLetter) -> View | None:
     """A dead letter as `GET /v2/dlq/{id}` answers it; None: it is no request, or a damaged one."""
     view = None if letter.message is None else message_view(letter.message)

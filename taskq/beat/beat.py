@@ -23,10 +23,11 @@ from taskq.dispatch import Dispatcher, limits
 from taskq.errors import TaskqError
 from taskq.message import Message
 from taskq.queue import Queue, QueueRecord
-from taskq.schedule import Overlap, Schedule, tick_of
+from taskq.schedule import Overlap, Schedule, group_of, ticks_of
 from taskq.seat import Seat
 from taskq.settings import Settings
 from taskq.store.base import Advance, MessageRecord, ScheduleRecord, ScheduleRow, Store, Tick
+from taskq.store.gateway import GroupRecord
 from taskq.timetable import Due
 
 logger = logging.getLogger("taskq.beat")
@@ -195,7 +196,8 @@ class Beat:
             self._proven_at = self._clock.monotonic()
             return BATCH
         before = await self._before(records)
-        advances = [self._advance(record, now, before.get(record.last_message_id or "")) for record in records]
+        groups = await self._groups(records)
+        advances = [self._advance(record, now, before.get(record.last_message_id or ""), groups) for record in records]
         mine = await self._store.fire(advances)
         if any(advance.ticks and not ticks for advance, ticks in zip(advances, mine, strict=True)):
             self._stands_in_until = float("-inf")  # the leader works
@@ -213,7 +215,23 @@ class Beat:
         ]
         return await self._store.get_many(last) if last else {}
 
-    def _advance(self, record: ScheduleRecord, now: datetime, before: MessageRecord | None) -> Advance:
+    async def _groups(self, records: Sequence[ScheduleRecord]) -> Mapping[str, GroupRecord | None]:
+        """The URL groups to which these schedules send, by name."""
+        names = set()
+        for record in records:
+            try:
+                names.add(group_of(self._schedule(record.row)))
+            except TaskqError:
+                continue  # `_advance` says so
+        return {name: await self._store.get_group(name) for name in names if name is not None}
+
+    def _advance(
+        self,
+        record: ScheduleRecord,
+        now: datetime,
+        before: MessageRecord | None,
+        groups: Mapping[str, GroupRecord | None],
+    ) -> Advance:
         """What one schedule sends now, and where it stands then. One that cannot go on says so, and stops no other."""
         row = record.row
         step = Advance(row.app, row.id, record.version, record.seen_at, None)
@@ -229,7 +247,13 @@ class Beat:
             next_at = due.next_at
             if len(instants) < len(due.instants):  # of the runs that it may have, it has more left
                 next_at = schedule.first_after(due.seen, runs=record.fired + len(instants))
-            ticks = tuple(tick_of(schedule, instant, now, repair_at=now + self._repair_after) for instant in instants)
+            group = groups.get(group_of(schedule) or "")
+            repair_at = now + self._repair_after
+            ticks = tuple(
+                tick
+                for instant in instants
+                for tick in ticks_of(schedule, instant, now, repair_at=repair_at, group=group)
+            )
             return replace(step, seen_at=due.seen, next_at=next_at, ticks=ticks)
         except Exception as error:  # whatever a row may bring about: it is this schedule's alone
             logger.error("schedule %s cannot go on: %s", row.id, error, exc_info=not isinstance(error, TaskqError))
