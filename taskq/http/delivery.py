@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import aclosing
 from functools import lru_cache
@@ -28,6 +29,8 @@ USER_AGENT = "Upstash-QStash"
 NON_RETRYABLE_STATUS = 489
 NON_RETRYABLE_HEADER = "upstash-nonretryable-error"
 
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t -~\x80-\xff]*")
 _HOP_BY_HOP = frozenset({
     "connection", "content-length", "expect", "host", "keep-alive", "proxy-authorization", "proxy-connection", "te",
     "trailer", "transfer-encoding", "upgrade",
@@ -77,6 +80,8 @@ class Deliverer:
             )
             async with asyncio.timeout(timeout):
                 response, received = await self._exchange(outgoing)
+        except DeliveryFailed:
+            raise
         except TimeoutError as error:
             raise DeliveryFailed(f"no whole answer within {timeout:g} s") from error
         except Exception as error:  # whatever a destination can make the libraries raise
@@ -158,8 +163,15 @@ def _headers(request: Request, message_id: str, retried: int, signature: str) ->
         ours.insert(0, ("User-Agent", USER_AGENT))
     if "authorization" not in names:
         ours.append(("Authorization", _credentials(request.url)))
-    both = given + [(name, value) for name, value in ours if value]
-    return [(name.encode("ascii"), value.strip(" \t").encode("latin-1")) for name, value in both]
+    return [_field(name, value) for name, value in given] + [_field(name, value) for name, value in ours if value]
+
+
+def _field(name: str, value: str) -> tuple[bytes, bytes]:
+    """A header in bytes. The library's own error would quote the value, which may be a secret."""
+    value = value.strip(" \t")
+    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise DeliveryFailed(f"header {name!r:.80} cannot be sent: HTTP has no such characters in its name or value")
+    return name.encode("ascii"), value.encode("latin-1")
 
 
 def _credentials(url: str) -> str | None:

@@ -198,6 +198,8 @@ class _Stream(httpcore.AsyncNetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_ended":
+            return self._wire.ended
         if info == "is_readable":  # of an idle connection: its peer has closed it, or says what nobody asked for
             return self._wire.ended or bool(self._wire.received)
         return self._wire.transport.get_extra_info(info)

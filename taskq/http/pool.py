@@ -26,6 +26,13 @@ class _Kept:
     connection: httpcore.AsyncHTTPConnection
     users: int = 1
     shared: bool = False
+    stream: httpcore.AsyncNetworkStream | None = None
+
+    def usable(self) -> bool:
+        """Whether it takes another request, as far as is known here."""
+        if self.stream is not None and self.stream.get_extra_info("is_ended"):
+            return False
+        return self.connection.is_available() and not self.connection.has_expired()
 
 
 class ConnectionPool:
@@ -75,6 +82,7 @@ class ConnectionPool:
             break
         if response.extensions.get("http_version") == b"HTTP/2" and not kept.shared:
             kept.shared = True
+            kept.stream = response.extensions["network_stream"]
             self._shared.setdefault(place, kept)
         body = _Body(self, kept, response)
         return httpcore.Response(
@@ -93,7 +101,7 @@ class ConnectionPool:
         """A connection to that place that takes a request."""
         shared = self._shared.get(place)
         if shared is not None:
-            if shared.connection.is_available() and not shared.connection.has_expired():
+            if shared.usable():
                 shared.users += 1
                 self._unused.pop(shared, None)
                 return shared
@@ -101,7 +109,7 @@ class ConnectionPool:
         while place in self._free:
             kept = self._free[place][-1]
             self._take_out(kept)
-            if kept.connection.is_available() and not kept.connection.has_expired():
+            if kept.usable():
                 kept.users = 1
                 return kept
             await self._drop(kept)
