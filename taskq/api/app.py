@@ -8,7 +8,22 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from taskq.api import dead, errors, events, flow, groups, health, keys, messages, queues, reading, schedules
+from taskq.api import (
+    admin,
+    dead,
+    errors,
+    events,
+    flow,
+    groups,
+    health,
+    keys,
+    letters,
+    messages,
+    openapi,
+    queues,
+    reading,
+    schedules,
+)
 from taskq.api.auth import Authentication
 from taskq.api.context import Context, InContext, context_of
 from taskq.api.limits import Bodies, Rate
@@ -17,9 +32,9 @@ from taskq.app import TaskQ
 __all__ = ["Context", "InContext", "context_of", "make_api"]
 
 ROUTERS = [
-    messages.router, schedules.router, reading.router, dead.router, events.router, queues.router, groups.router,
-    flow.router, keys.router, health.router,
-]  # fmt: skip
+    one.router
+    for one in (messages, schedules, reading, dead, events, queues, groups, flow, keys, admin, letters, health)
+]
 
 
 def make_api(app: TaskQ) -> FastAPI:
@@ -43,6 +58,7 @@ def make_api(app: TaskQ) -> FastAPI:
     for router in ROUTERS:
         api.include_router(router)
     errors.install(api)
+    openapi.install(api)
     return api
 
 

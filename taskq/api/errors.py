@@ -52,6 +52,10 @@ class NotFound(TaskqError):
     """Nothing of that name or id is there."""
 
 
+class Conflict(TaskqError):
+    """It cannot be done as things stand."""
+
+
 class PlanLimit(TaskqError):
     """More was asked for than there may be."""
 
@@ -61,7 +65,7 @@ def status_of(error: TaskqError) -> int:
     match error:
         case NotFound() | UnknownLetter():
             return 404
-        case Duplicate() | NotOurs() | StillHeld() | BrokenOff() | QueueMismatch():
+        case Conflict() | Duplicate() | NotOurs() | StillHeld() | BrokenOff() | QueueMismatch():
             return 409
         case PlanLimit():
             return 412
