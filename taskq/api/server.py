@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import signal
 import socket
 
 import uvicorn
@@ -76,6 +77,8 @@ def serve(app: TaskQ, host: str, port: int) -> int:
     with listener:
         logger.info("listening on %s", url_of(listener))
         server = make_server(app)
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what ended it once more when it has ended
+            signal.signal(number, server.handle_exit)
         try:
             server.run(sockets=[listener])
         except (BrokerUnavailable, StoreUnavailable) as error:
