@@ -16,6 +16,7 @@ from taskq.api.answer import answer
 from taskq.api.context import Context, InContext
 from taskq.api.errors import NotFound
 from taskq.api.selection import DEAD_IDS, FILTERS, SETTINGS, STATUS, Selection, described, said
+from taskq.api.shapes import DeadPage, DeadShape, Deleted, Revived, RevivedPage, giving
 from taskq.api.views import dead_view
 from taskq.api.wire import BAD, MISSING
 from taskq.http.publishing import override, read_overrides
@@ -32,7 +33,7 @@ Id = Annotated[str, Path(description="The dead letter's id.")]
 DEAD_FILTERS = FILTERS | {DEAD_IDS, STATUS}
 
 
-@router.get("", responses=BAD, openapi_extra=described(DEAD_FILTERS, "count", "cursor", "order"))
+@router.get("", responses=BAD | giving(DeadPage), openapi_extra=described(DEAD_FILTERS, "count", "cursor", "order"))
 async def list_dead(request: Request, context: InContext) -> Response:
     """List dead letters, those that died first coming first."""
     page = await _page(context, Selection(request.query_params.multi_items()))
@@ -40,7 +41,11 @@ async def list_dead(request: Request, context: InContext) -> Response:
     return answer(_with_cursor({"messages": views}, page))
 
 
-@router.delete("", responses=BAD, openapi_extra=described(DEAD_FILTERS, "count", "cursor", "order", body=DEAD_IDS))
+@router.delete(
+    "",
+    responses=BAD | giving(Deleted),
+    openapi_extra=described(DEAD_FILTERS, "count", "cursor", "order", body=DEAD_IDS),
+)
 async def delete_dead_letters(request: Request, context: InContext) -> Response:
     """Delete the dead letters of these ids, or a page of those that fit the filters. Without any filter all fit."""
     selection, lists = said(request.query_params.multi_items(), await request.body())
@@ -48,7 +53,7 @@ async def delete_dead_letters(request: Request, context: InContext) -> Response:
     return answer(_with_cursor({"deleted": await _delete(context, ids)}, page))
 
 
-@router.get("/{dlq_id}", responses=MISSING)
+@router.get("/{dlq_id}", responses=MISSING | giving(DeadShape))
 async def get_dead(dlq_id: Id, context: InContext) -> Response:
     """Show one dead letter."""
     page = await (await context.store()).dead(_of([dlq_id]), limit=1)
@@ -58,7 +63,7 @@ async def get_dead(dlq_id: Id, context: InContext) -> Response:
     return answer(view)
 
 
-@router.delete("/{dlq_id}", responses=MISSING)
+@router.delete("/{dlq_id}", responses=MISSING | giving(Deleted))
 async def delete_dead(dlq_id: Id, context: InContext) -> Response:
     """Delete one dead letter."""
     deleted = await _delete(context, [dlq_id])
@@ -67,7 +72,7 @@ async def delete_dead(dlq_id: Id, context: InContext) -> Response:
     return answer({"deleted": deleted})
 
 
-@router.post("/retry/{dlq_id}", status_code=201, responses=BAD | MISSING)
+@router.post("/retry/{dlq_id}", status_code=201, responses=BAD | MISSING | giving(Revived, 201))
 async def retry_dead(dlq_id: Id, request: Request, context: InContext) -> Response:
     """Deliver one again, as a new message. Headers of publishing override what the dead one says."""
     revived = await _revive(context, [dlq_id], _change(request, context))
@@ -77,7 +82,7 @@ async def retry_dead(dlq_id: Id, request: Request, context: InContext) -> Respon
 
 
 @router.post(
-    "/retry", status_code=201, responses=BAD,
+    "/retry", status_code=201, responses=BAD | giving(RevivedPage, 201),
     openapi_extra=described(DEAD_FILTERS, "count", "cursor", "order", body=DEAD_IDS),
 )  # fmt: skip
 async def retry_dead_letters(request: Request, context: InContext) -> Response:

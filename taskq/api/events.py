@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from taskq.api.answer import answer
 from taskq.api.context import Context, InContext
 from taskq.api.selection import FILTERS, Selection, described
+from taskq.api.shapes import EventPage, LogPage, giving
 from taskq.api.views import event_view
 from taskq.api.wire import BAD
 from taskq.errors import InvalidRequest
@@ -37,13 +38,13 @@ STATES = {
 PARAMETERS = described(FILTERS | {"state"}, "count", "cursor", "order", most=MOST)
 
 
-@router.get("/logs", responses=BAD, openapi_extra=PARAMETERS)
+@router.get("/logs", responses=BAD | giving(LogPage), openapi_extra=PARAMETERS)
 async def list_logs(request: Request, context: InContext) -> Response:
     """List what happened to messages, the latest first."""
     return await _list(request, context, "logs", "CANCELLED")
 
 
-@router.get("/events", responses=BAD, openapi_extra=PARAMETERS)
+@router.get("/events", responses=BAD | giving(EventPage), openapi_extra=PARAMETERS)
 async def list_events(request: Request, context: InContext) -> Response:
     """List what happened to messages, the latest first."""
     return await _list(request, context, "events", "CANCELED")

@@ -18,6 +18,7 @@ from taskq.api.answer import answer
 from taskq.api.context import Context, InContext
 from taskq.api.errors import NotFound
 from taskq.api.selection import FILTERS, MESSAGE_IDS, MOST_CANCELLED, described, said
+from taskq.api.shapes import Cancelled, MessageShape, giving
 from taskq.api.views import message_view
 from taskq.api.wire import BAD, MISSING
 from taskq.outcome import Status
@@ -33,7 +34,7 @@ SIDE_BY_SIDE = 20  # cancels asked of the store at once
 Id = Annotated[str, Path(description="The message's id.")]
 
 
-@router.get("/{message_id}", responses=MISSING)
+@router.get("/{message_id}", responses=MISSING | giving(MessageShape))
 async def get_message(message_id: Id, context: InContext) -> Response:
     """Show a message that is on its way, or ended less than a minute ago."""
     store = await context.store()
@@ -46,7 +47,7 @@ async def get_message(message_id: Id, context: InContext) -> Response:
     return answer(view)
 
 
-@router.delete("/{message_id}", responses=MISSING)
+@router.delete("/{message_id}", responses=MISSING | giving(Cancelled))
 async def cancel_message(message_id: Id, context: InContext) -> Response:
     """Cancel a message: 1, or 0 if it ended within the last minute. An attempt that is under way may still arrive."""
     store = await context.store()
@@ -56,7 +57,11 @@ async def cancel_message(message_id: Id, context: InContext) -> Response:
     return answer({"cancelled": await _cancel(context, [message_id])})
 
 
-@router.delete("", responses=BAD, openapi_extra=described(FILTERS, "count", most=MOST_CANCELLED, body="messageIds"))
+@router.delete(
+    "",
+    responses=BAD | giving(Cancelled),
+    openapi_extra=described(FILTERS, "count", most=MOST_CANCELLED, body="messageIds"),
+)
 async def cancel_messages(request: Request, context: InContext) -> Response:
     """Cancel the messages of these ids; or those that fit the filters, at most `count`, the newest first. Without any
     filter all are cancelled."""

@@ -13,6 +13,7 @@ from qstash.dlq import parse_dlq_message_response
 from qstash.log import LogState, parse_logs_response
 from qstash.message import parse_message_response
 
+from taskq.api.shapes import DeadShape, EventShape, MessageShape
 from taskq.api.views import dead_view, event_view, message_view
 from taskq.flow import Flow
 from taskq.http.request import HTTP_TASK, PAYLOAD_TYPE, Callback, Request, Response
@@ -222,3 +223,19 @@ def test_a_line_whose_message_was_pruned_is_still_readable() -> None:
     """The url is empty, and the client reads the line."""
     [read] = parse_logs_response([event_view(Event(LogEntry("msg_9", AT, "CREATED"), None), timeout=900)])
     assert (read.message_id, read.url, read.headers) == ("msg_9", "", {})
+
+
+def test_what_is_shown_is_what_the_apis_document_describes() -> None:
+    """Every field of an answer is described, and every field that is always there is."""
+    flow = Flow("k", parallelism=1, rate_limit=RateLimit(1))
+    sent = message(FULL, flow=flow, timeout=1.0)
+    error = LogEntry("m", AT, "ERROR", detail="x", response=Response(500).encode(), next_at=AT)
+    binary = message(replace(PLAIN, body=b"\xff"))
+    shown = [
+        (MessageShape, [message_view(sent), message_view(message()), message_view(binary)]),
+        (DeadShape, [dead_view(letter(sent, Response(500, (), b"\xff").encode())), dead_view(letter(message(), None))]),
+        (EventShape, [event_view(Event(error, sent), timeout=900), event_view(Event(error, None), timeout=900)]),
+    ]
+    for shape, views in shown:
+        for view in views:
+            assert shape.model_validate(view).model_dump(by_alias=True, exclude_unset=True) == view

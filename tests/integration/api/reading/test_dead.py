@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from taskq import Reject
@@ -253,3 +255,17 @@ async def test_what_cannot_be_is_refused_by_its_name(desk: Desk, method: str, pa
     """The error names the parameter, and nothing is done."""
     [name] = query
     assert name in await desk.refused(method, path, 400, params=query)
+
+
+@EVERYWHERE
+async def test_letters_that_several_callers_retry_come_back_once(desk: Desk) -> None:
+    """Whoever is first has the new message, and nobody is told of one that is not."""
+    desk.endpoint.answer("/in", *[500] * 12, 200)
+    await desk.worker()
+    ids = [one["dlqId"] for one in await desk.dead(12)]
+    orders = [ids, ids[::-1], ids[3:] + ids[:3], ids[:6]]
+    calls = [desk.answered("POST", "/v2/dlq/retry", 201, json={"dlqIds": order}) for order in orders]
+    new = [one["messageId"] for found in await asyncio.gather(*calls) for one in found["responses"]]
+    assert len(new) == len(set(new)) == 12
+    for one in new:
+        await desk.get(f"/v2/messages/{one}")
