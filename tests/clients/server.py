@@ -39,6 +39,11 @@ class Site:
     environment: dict[str, str]
     folder: Path
 
+    @property
+    def model_url(self) -> str:
+        """Where `api/llm` leads."""
+        return self.environment["TASKQ_LLM_URL"]
+
     def taskq(self, *words: str) -> str:
         """What a command of an operator's prints; it must end well."""
         done = subprocess.run(
@@ -58,18 +63,20 @@ class Site:
 @contextmanager
 def site(*, broker: str, store: str, prefix: str, folder: Path) -> Iterator[Site]:
     """Start all, and end all; every process must end well, and none may have said anything of an error of ours."""
-    environment = os.environ | {
-        "TASKQ_BROKER": broker,
-        "TASKQ_STORE": store,
-        "TASKQ_PREFIX": prefix,
-        "TASKQ_API_TOKEN": TOKEN,
-        "TASKQ_API_READONLY_TOKEN": READONLY_TOKEN,
-        "TASKQ_DELIVERY_ALLOW": "127.0.0.0/8,::1",
-    }
-    with Endpoint() as endpoint, _process("api", ["--port", "0"], environment, folder) as said:
-        url = eventually_now(lambda: _address(said), 60)
-        with _process("worker", ["--beat", "--grace", "5"], environment, folder):
-            yield Site(url, TOKEN, READONLY_TOKEN, endpoint, environment, folder)
+    with Endpoint() as endpoint:
+        environment = os.environ | {
+            "TASKQ_BROKER": broker,
+            "TASKQ_STORE": store,
+            "TASKQ_PREFIX": prefix,
+            "TASKQ_API_TOKEN": TOKEN,
+            "TASKQ_API_READONLY_TOKEN": READONLY_TOKEN,
+            "TASKQ_DELIVERY_ALLOW": "127.0.0.0/8,::1",
+            "TASKQ_LLM_URL": endpoint.url("/model"),
+        }
+        with _process("api", ["--port", "0"], environment, folder) as said:
+            url = eventually_now(lambda: _address(said), 60)
+            with _process("worker", ["--beat", "--grace", "5"], environment, folder):
+                yield Site(url, TOKEN, READONLY_TOKEN, endpoint, environment, folder)
 
 
 def _address(said: Path) -> str | None:
