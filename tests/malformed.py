@@ -78,7 +78,14 @@ MALFORMED: list[Malformed] = [
     *_header("Upstash-Flow-Control-Value", "rate=1"),
     *_flow("", "rate", "rate=", "rate=0", "rate=-1", "rate=1.5", "rate=ten", "parallelism=0", "parallelism=100000"),
     *_flow("period=1m", "rate=1, rate=2", "rate=1,,parallelism=1", "rate=1;period=1m", "burst=3", "rate=1, burst=3"),
-    *_flow("rate=1, period=0", "rate=1, period=8d", "rate=1, period=604801", "rate=1, period=fast", "rate=1, period="),
+    *_flow(
+        "parallelism=1, period=0",
+        "rate=1, period=0",
+        "rate=1, period=8d",
+        "rate=1, period=604801",
+        "rate=1, period=fast",
+        "rate=1, period=",
+    ),
     Malformed("Upstash-Flow-Control-Key", (("Upstash-Flow-Control-Key", ""), ("Upstash-Flow-Control-Value", "rate=1"))),
     Malformed(
         "Upstash-Flow-Control-Key", (("Upstash-Flow-Control-Key", "k" * 201), ("Upstash-Flow-Control-Value", "rate=1"))
@@ -98,6 +105,11 @@ MALFORMED: list[Malformed] = [
     Malformed(
         "Upstash-Callback-",
         headers=(("Upstash-Callback", URL), *((f"Upstash-Callback-Forward-X{n}", "1") for n in range(201))),
+        sendable=False,
+    ),
+    Malformed(
+        "Upstash-Callback-",
+        headers=(("Upstash-Callback", URL), *((f"Upstash-Callback-X{n}", "1") for n in range(201))),
         sendable=False,
     ),
     Malformed("Upstash-Retries", headers=(("Upstash-Retries", "1"), ("Upstash-Retries", "2"))),

@@ -63,6 +63,7 @@ def test_after_an_attempt() -> None:
     assert callback.recorded and callback.repeated and callback.attempt == 1
     asked = request(callback)
     assert (asked.url, asked.method, asked.callback_of) == (CALLBACK, "POST", message.id)
+    assert asked.caller_ip == "192.0.2.1"
     assert asked.headers == (("Content-Type", "application/json"),)
     assert body(callback) == {
         "status": 503,

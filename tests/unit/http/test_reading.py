@@ -157,7 +157,9 @@ def test_header_forward() -> None:
     assert said.retries == 1
 
 
-@pytest.mark.parametrize("name", ["Host", "content-length", "Connection", "Transfer-Encoding", "TE", "Upgrade"])
+@pytest.mark.parametrize(
+    "name", ["Host", "content-length", "Connection", "Transfer-Encoding", "TE", "Upgrade", "Expect"]
+)
 def test_headers_of_the_connection(name: str) -> None:
     """What belongs to a connection is not forwarded, even when it is asked for."""
     assert read([(f"Upstash-Forward-{name}", "x")]).headers == ()
