@@ -124,22 +124,19 @@ class Replay:
             for letter, message in zip(letters, messages, strict=True)
         ]
         there = await self._store.revive([letter.id for letter in letters], rows)
-        if there != len(letters):
-            logger.warning("%d dead letters were taken by somebody else meanwhile", len(letters) - there)
-            return await self._ours(letters, messages, there)
-        published = await self._publish(messages, rows)
-        return [
-            _revived(letter, message, done) for letter, message, done in zip(letters, messages, published, strict=True)
-        ]
-
-    async def _ours(self, letters: Sequence[DeadLetter], messages: Sequence[Message], there: int) -> list[Revived]:
-        """What came back of a batch from which somebody took letters in this moment; the keeper publishes it. Which of
-        the messages without a row did, only the outbox knows: their number is right."""
+        laps = list(zip(letters, messages, rows, strict=True))
+        if there == len(laps):
+            return await self._sent(laps)
+        logger.warning("%d dead letters were taken by somebody else meanwhile", len(laps) - there)
+        # Which messages without a row came back, only the outbox knows: the keeper publishes them.
         known = await self._store.get_many([message.id for message in messages if message.recorded])
-        pairs = list(zip(letters, messages, strict=True))
-        ours = [_revived(letter, message, False) for letter, message in pairs if message.id in known]
-        others = [_revived(letter, message, False) for letter, message in pairs if not message.recorded]
-        return ours + others[: there - len(ours)]
+        ours = await self._sent([lap for lap in laps if lap[1].id in known])
+        others = [_revived(letter, message, False) for letter, message, _ in laps if not message.recorded]
+        return ours + others[: max(0, there - len(ours))]
+
+    async def _sent(self, laps: Sequence[tuple[DeadLetter, Message, OutboxRow]]) -> list[Revived]:
+        published = await self._publish([message for _, message, _ in laps], [row for _, _, row in laps])
+        return [_revived(letter, message, done) for (letter, message, _), done in zip(laps, published, strict=True)]
 
     def _message(self, letter: DeadLetter) -> Message:
         try:
