@@ -69,7 +69,7 @@ async def _resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
-async def _connect(address: str, port: int) -> _Stream:
+async def _connect(address: str, port: int) -> Stream:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             # An address, so nothing is resolved a second time.
@@ -80,7 +80,7 @@ async def _connect(address: str, port: int) -> _Stream:
         raise httpcore.ConnectError(f"{address} port {port}: no connection within {CONNECT_TIMEOUT:g} s") from error
     except (OSError, OverflowError) as error:
         raise httpcore.ConnectError(f"{address} port {port}: {error}") from error
-    return _Stream(wire)
+    return Stream(wire)
 
 
 class _Wire(asyncio.Protocol):
@@ -155,11 +155,16 @@ class _Wire(asyncio.Protocol):
                 raise self._failure
 
 
-class _Stream(httpcore.AsyncNetworkStream):
+class Stream(httpcore.AsyncNetworkStream):
     """A connection as httpcore wants it."""
 
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
+
+    @property
+    def ended(self) -> bool:
+        """Its peer has closed it."""
+        return self._wire.ended
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
@@ -198,8 +203,6 @@ class _Stream(httpcore.AsyncNetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        if info == "is_ended":
-            return self._wire.ended
         if info == "is_readable":  # of an idle connection: its peer has closed it, or says what nobody asked for
             return self._wire.ended or bool(self._wire.received)
         return self._wire.transport.get_extra_info(info)

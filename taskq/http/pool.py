@@ -11,6 +11,7 @@ from typing import Self, cast
 import httpcore
 
 from taskq.clock import Clock
+from taskq.http.network import Stream
 
 KEEPALIVE = 4.0  # seconds that an unused connection is kept: many servers close theirs after five
 MAX_UNUSED = 200  # connections
@@ -20,26 +21,25 @@ _Place = tuple[bytes, bytes, int]  # scheme, host, port
 
 @dataclass(eq=False, slots=True)
 class _Kept:
-    """A connection. `shared`: it speaks HTTP/2, so several requests may use it at once."""
+    """A connection. `stream`: what it runs over, known with its first answer."""
 
     place: _Place
     connection: httpcore.AsyncHTTPConnection
-    users: int = 1
-    shared: bool = False
-    stream: httpcore.AsyncNetworkStream | None = None
+    stream: Stream | None = None
 
     def usable(self) -> bool:
         """Whether it takes another request, as far as is known here."""
-        if self.stream is not None and self.stream.get_extra_info("is_ended"):
+        if self.stream is None or self.stream.ended:
             return False
         return self.connection.is_available() and not self.connection.has_expired()
 
 
 class ConnectionPool:
-    """httpcore's connections, found by their place in one step.
+    """httpcore's connections, each for one request at a time, found by their place in one step.
 
-    Its own pool looks at every connection several times for every request, and loses one for good whose first
-    request is cancelled at the wrong moment.
+    httpcore's own pool looks at every connection several times for every request, loses one for good whose first
+    request is cancelled at the wrong moment, and lets requests share a connection of HTTP/2, where an answer that is
+    cut or given up stops all others: what comes of it is read by nobody, and counts as not yet taken.
     """
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend, tls: ssl.SSLContext, clock: Clock) -> None:
@@ -48,7 +48,6 @@ class ConnectionPool:
         self._clock = clock
         self._open: set[_Kept] = set()
         self._free: dict[_Place, list[_Kept]] = {}
-        self._shared: dict[_Place, _Kept] = {}
         self._unused: dict[_Kept, float] = {}  # since when, the longest unused first
 
     async def __aenter__(self) -> Self:
@@ -74,16 +73,13 @@ class ConnectionPool:
             kept = found or self._make(place, origin)
             try:
                 response = await kept.connection.handle_async_request(request)
+                break
             except BaseException as error:
-                await self._release(kept, clean=False)
-                if found is not None and isinstance(error, httpcore.ConnectionNotAvailable):
-                    continue  # nothing has been sent
-                raise
-            break
-        if response.extensions.get("http_version") == b"HTTP/2" and not kept.shared:
-            kept.shared = True
-            kept.stream = response.extensions["network_stream"]
-            self._shared.setdefault(place, kept)
+                await self._drop(kept)
+                if found is None or not isinstance(error, httpcore.ConnectionNotAvailable):
+                    raise
+                # Its server had ended it, and has not looked at the request.
+        kept.stream = cast(Stream, response.extensions["network_stream"])
         body = _Body(self, kept, response)
         return httpcore.Response(
             response.status, headers=response.headers, content=body, extensions=response.extensions
@@ -98,43 +94,21 @@ class ConnectionPool:
         return kept
 
     async def _find(self, place: _Place) -> _Kept | None:
-        """A connection to that place that takes a request."""
-        shared = self._shared.get(place)
-        if shared is not None:
-            if shared.usable():
-                shared.users += 1
-                self._unused.pop(shared, None)
-                return shared
-            await self._retire(shared)
+        """The connection to that place that was used last, of those that take a request."""
         while place in self._free:
             kept = self._free[place][-1]
             self._take_out(kept)
             if kept.usable():
-                kept.users = 1
                 return kept
             await self._drop(kept)
         return None
 
-    async def _release(self, kept: _Kept, *, clean: bool) -> None:
+    async def release(self, kept: _Kept, *, clean: bool) -> None:
         """A request is done with it. Not `clean`: of its answer something may still come."""
-        kept.users -= 1
-        if not kept.shared:
-            if clean and kept.connection.is_idle():
-                self._free.setdefault(kept.place, []).append(kept)
-                self._unused[kept] = self._clock.monotonic()
-            else:
-                await self._drop(kept)
-            return
-        if not clean or not kept.connection.is_available() or self._shared.get(kept.place) is not kept:
-            await self._retire(kept)
-        elif not kept.users:
+        if clean and kept in self._open and kept.connection.is_idle():
+            self._free.setdefault(kept.place, []).append(kept)
             self._unused[kept] = self._clock.monotonic()
-
-    async def _retire(self, kept: _Kept) -> None:
-        """Give it no further request, and close it when the last one is done with it."""
-        if self._shared.get(kept.place) is kept:
-            del self._shared[kept.place]
-        if not kept.users:
+        else:
             await self._drop(kept)
 
     async def _sweep(self) -> None:
@@ -148,13 +122,11 @@ class ConnectionPool:
 
     async def _drop(self, kept: _Kept) -> None:
         self._take_out(kept)
-        if self._shared.get(kept.place) is kept:
-            del self._shared[kept.place]
         self._open.discard(kept)
         await kept.connection.aclose()
 
     def _take_out(self, kept: _Kept) -> None:
-        if self._unused.pop(kept, None) is not None and not kept.shared:
+        if self._unused.pop(kept, None) is not None:
             free = self._free[kept.place]
             free.remove(kept)
             if not free:
@@ -191,4 +163,4 @@ class _Body:
             await self._chunks.aclose()
             await self._response.aclose()
         finally:
-            await self._pool._release(self._kept, clean=self._ended)
+            await self._pool.release(self._kept, clean=self._ended)

@@ -867,7 +867,7 @@ class Http2:
         state.initiate_connection()
         streams: dict[int, tuple[dict[str, str], bytearray]] = {}
         opened = asyncio.Condition()
-        tasks: list[asyncio.Task[None]] = []
+        tasks: dict[int, asyncio.Task[None]] = {}
 
         async def respond(stream: int) -> None:
             status, body = await self.ready(streams[stream][0])
@@ -898,16 +898,16 @@ class Http2:
                     elif isinstance(event, h2.events.StreamEnded):
                         headers, body = streams[event.stream_id]
                         self.requests.append((headers, bytes(body)))
-                        tasks.append(asyncio.ensure_future(respond(event.stream_id)))
+                        tasks[event.stream_id] = asyncio.ensure_future(respond(event.stream_id))
                 async with opened:
                     opened.notify_all()
                 writer.write(state.data_to_send())
         except (ConnectionError, ssl.SSLError):
             pass  # the sender has gone
         finally:
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
             writer.transport.abort()
 
 
@@ -933,7 +933,7 @@ async def http2(
 
 
 async def test_http2(trusting: Deliverer, certificate: Path) -> None:
-    """Who speaks HTTP/2 is spoken to so: the same request, many at once over one connection."""
+    """Who speaks HTTP/2 is spoken to so: the same request, also again, and many at once."""
     together = asyncio.Barrier(10)
 
     async def ready(headers: dict[str, str]) -> tuple[int, bytes]:
@@ -956,7 +956,9 @@ async def test_http2(trusting: Deliverer, certificate: Path) -> None:
         many = [replace(request, url=f"{base}/together/{number}") for number in range(10)]
         answers = await asyncio.gather(*(deliver(trusting, one) for one in many))
         assert [one.body for one in answers] == [f"/together/{number}".encode() for number in range(10)]
-        assert place.connections == 1
+        assert place.connections == 10
+        await deliver(trusting, request)
+        assert place.connections == 10
 
 
 async def test_http2_failures_stay_with_their_own(trusting: Deliverer, certificate: Path) -> None:
@@ -1003,3 +1005,25 @@ async def test_an_http2_connection_that_was_closed_meanwhile_is_not_used(
             assert place.connections == number
             place.writers[-1].transport.abort()
             await until_no_connection_is_usable(trusting)
+
+
+async def test_an_answer_that_is_cut_does_not_hold_up_those_beside_it(trusting: Deliverer, certificate: Path) -> None:
+    """Whatever of an HTTP/2 answer over the limit is not read, the others have theirs."""
+    cut = asyncio.Event()
+
+    async def ready(headers: dict[str, str]) -> tuple[int, bytes]:
+        if headers[":path"] == "/large":
+            return 200, b"x" * 40 * MIB
+        if headers[":path"] == "/beside":
+            await cut.wait()
+        return 200, b"y" * 1000
+
+    async with http2(certificate, ready) as place:
+        base = f"https://localhost:{place.port}"
+        await deliver(trusting, Request(f"{base}/first"))
+        large = [asyncio.ensure_future(deliver(trusting, Request(f"{base}/large"))) for _ in range(4)]
+        beside = asyncio.ensure_future(deliver(trusting, Request(f"{base}/beside")))
+        await eventually(lambda: len(place.requests) == 6)
+        assert [len(response.body) for response in await asyncio.gather(*large)] == [MIB] * 4
+        cut.set()
+        assert len((await beside).body) == 1000
