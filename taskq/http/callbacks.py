@@ -12,6 +12,7 @@ from typing import Any
 from taskq.clock import to_ms
 from taskq.http.publishing import DEFAULT_RETRIES, compose
 from taskq.http.reading import CALLBACK_PREFIX, FAILURE_CALLBACK_PREFIX, read_callback
+from taskq.http.redaction import shown
 from taskq.http.request import Callback, Request, Response, grouped
 from taskq.message import Message, new_id
 
@@ -77,13 +78,14 @@ def _message(
     if not any(name.lower() == "content-type" for name, _ in headers):
         headers = (_JSON, *headers)
     retries = DEFAULT_RETRIES if source.retry is None else source.retry.max_retries
+    hidden = ("body",) if "body" in request.redact else ()
     return compose(
         replace(
             publishing,
             headers=headers,
             retries=retries if publishing.retries is None else publishing.retries,
-            # What its source does not show is in its body.
-            redact=tuple(dict.fromkeys(("body", *publishing.redact))) if request.redact else publishing.redact,
+            # Its body has that of its source.
+            redact=tuple(dict.fromkeys((*hidden, *publishing.redact))),
         ),
         callback.url,
         body,
@@ -100,6 +102,8 @@ def body_of(
 ) -> bytes:
     """What a callback is sent: JSON, bodies in base64, instants in ms since the epoch.
 
+    Headers that the source hides are hidden: they are of its destination alone, such as credentials. Its body is whole.
+
     At most 4 MiB: the answer's body is cut to what is left, and the source's own if that alone were more.
     """
     told: dict[str, Any] = {
@@ -111,7 +115,7 @@ def body_of(
         "sourceMessageId": message.id,
         "url": request.url,
         "method": request.method,
-        "sourceHeader": grouped(request.headers),
+        "sourceHeader": grouped(shown(request).headers),
         "sourceBody": "",
         "notBefore": to_ms(message.created_at) if request.not_before is None else request.not_before,
         "createdAt": to_ms(message.created_at),

@@ -77,13 +77,19 @@ class Said:
 def given(
     headers: Sequence[tuple[str, str]], query: Sequence[tuple[str, str]], defaults: Headers
 ) -> list[tuple[str, str]]:
-    """All that is said, each thing by whoever comes first, with names as headers have them."""
+    """All that is said, each thing by whoever comes first, with names as headers have them.
+
+    What the defaults hide stays hidden, whatever else is to be.
+    """
     known = {name.lower() for name, _ in headers}
     pairs = [*headers, *((canonical(key), value) for key, value in query if is_ours(key) and key.lower() not in known)]
-    everything = any(name.lower() == "upstash-header-forward" for name, _ in pairs)
-    said = {_subject(name) for name, _ in pairs if everything or is_ours(name) or is_content_type(name)}
+    everything = any(
+        name.lower() == "upstash-header-forward" and value.strip(" \t").lower() == "true" for name, value in pairs
+    )
+    plain = unprefixed([pair for pair in pairs if not is_ours(pair[0])], everything=everything)
+    said = {_subject(name) for name, _ in [*plain, *(pair for pair in pairs if is_ours(pair[0]))]}
     for name, value in defaults:
-        if _subject(name) not in said:
+        if _subject(name) not in said or name.lower() == "upstash-redact-fields":
             pairs.append((name if is_ours(name) or is_content_type(name) else f"{PREFIX}Forward-{name}", value))
     return pairs
 

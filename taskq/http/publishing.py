@@ -124,8 +124,8 @@ def _start(publishing: Publishing, now: datetime) -> datetime | None:
 def override(message: Message, publishing: Publishing, *, now: datetime) -> Message:
     """The message with what was given instead of its own; what was not given stays, the body always.
 
-    Headers replace those of the same name. The instant before which it may not start is dropped, unless a new one is
-    given: the old one is of another life.
+    Headers replace those of the same name; what was hidden stays hidden, whatever else is to be. The instant before
+    which it may not start is dropped, unless a new one is given: the old one is of another life.
 
     Args:
         message: a request's; of another only delay, timeout, retries and flow can be changed.
@@ -160,7 +160,7 @@ def _retry_instead(old: Retry | None, publishing: Publishing) -> Retry:
 def _request_instead(request: Request, publishing: Publishing, start: datetime | None) -> Request:
     given = {
         name: value
-        for name in ("method", "callback", "failure_callback", "labels", "redact", "retry_delay")
+        for name in ("method", "callback", "failure_callback", "labels", "retry_delay")
         if (value := getattr(publishing, name))
     }
     new = {name.lower() for name, _ in publishing.headers}
@@ -169,6 +169,7 @@ def _request_instead(request: Request, publishing: Publishing, start: datetime |
         request,
         **given,
         headers=(*headers, *publishing.headers),
+        redact=tuple(dict.fromkeys((*request.redact, *publishing.redact))),
         not_before=None if start is None else to_ms(start),
     )
 

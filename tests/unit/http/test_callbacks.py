@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -151,14 +152,26 @@ def test_ids() -> None:
     assert len(ids) == 8 and all(one.startswith("msg_") for one in ids)
 
 
-def test_hidden_source() -> None:
-    """What a message hides is not shown as the body of its callback, which is sent whole."""
-    message = source(("Upstash-Redact-Fields", "headers"), ("Upstash-Callback-Redact-Fields", "header[X]"))
+def test_hidden_body() -> None:
+    """A body that its source hides is not shown as the callback's, which is sent whole."""
+    message = source(("Upstash-Redact-Fields", "body"), ("Upstash-Callback-Redact-Fields", "header[X]"))
     [callback] = told(message)
     assert request(callback).redact == ("body", "header:X")
     assert base64.b64decode(body(callback)["sourceBody"]) == b"\xffbody"
-    [shown] = told(source(("Upstash-Callback-Redact-Fields", "header[X]")))
-    assert request(shown).redact == ("header:X",)
+
+
+def test_hidden_headers() -> None:
+    """Headers that its source hides go to the destination alone: the callback has their hashes."""
+    message = source(
+        ("Upstash-Redact-Fields", "header[Authorization]"),
+        ("Upstash-Forward-authorization", "Bearer secret"),
+        ("Upstash-Forward-X", "1"),
+    )
+    [callback] = told(message)
+    hidden = f"REDACTED:{hashlib.sha256(b'Bearer secret').hexdigest()}"
+    assert body(callback)["sourceHeader"] == {"Authorization": [hidden], "X": ["1"]}
+    assert b"secret" not in callback.encode()
+    assert request(callback).redact == ()
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_override_nothing() -> None:
 
 
 def test_override() -> None:
-    """Only what is given is changed; headers replace those of their name; the body stays."""
+    """Only what is given is changed; headers replace those of their name; what is hidden and the body stay."""
     message, asked = overridden(
         ("Upstash-Method", "DELETE"),
         ("Upstash-Timeout", "3s"),
@@ -163,7 +163,7 @@ def test_override() -> None:
         headers=(("Y", "2"), ("Content-Type", "c/d"), ("x", "new")),
         labels=("new",),
         failure_callback=Callback("https://example.com/f"),
-        redact=("headers",),
+        redact=("body", "headers"),
         not_before=to_ms(LATER) + 10_000,
     )
     assert (message.timeout, message.not_before) == (3.0, LATER + timedelta(seconds=10))

@@ -259,9 +259,18 @@ def test_defaults() -> None:
 
 
 def test_defaults_and_header_forward() -> None:
-    """A header that is forwarded without a prefix counts as said."""
-    said = read([("Upstash-Header-Forward", "true"), ("Y", "mine")], defaults=(("y", "group"), ("Z", "group")))
-    assert said.headers == (("Y", "mine"), ("Z", "group"))
+    """A header that is forwarded without a prefix counts as said; one that is not forwarded does not."""
+    defaults = (("y", "group"), ("Z", "group"), ("Authorization", "Bearer theirs"))
+    own = [("Y", "mine"), ("Authorization", "Bearer ours")]
+    said = read([("Upstash-Header-Forward", "true"), *own], defaults=defaults)
+    assert said.headers == (("Y", "mine"), ("Z", "group"), ("Authorization", "Bearer theirs"))
+    assert read([("Upstash-Header-Forward", "false"), *own], defaults=defaults).headers == defaults
+
+
+def test_hidden_by_default() -> None:
+    """What a group hides stays hidden when a publish hides something else."""
+    said = read([("Upstash-Redact-Fields", "body")], defaults=(("Upstash-Redact-Fields", "header[Authorization]"),))
+    assert said.redact == ("body", "header:Authorization")
 
 
 def test_overrides_leave_the_request_alone() -> None:
