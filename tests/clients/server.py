@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from tests.endpoint import Endpoint
+from tests.servers import free_port
 from tests.support import eventually_now
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,9 @@ def site(*, broker: str, store: str, prefix: str, folder: Path) -> Iterator[Site
         }
         with _process("api", ["--port", "0"], environment, folder) as said:
             url = eventually_now(lambda: _address(said), 60)
-            with _process("worker", ["--beat", "--grace", "5"], environment, folder):
+            health = f"127.0.0.1:{free_port()}"
+            with _process("worker", ["--beat", "--grace", "5", "--health", health], environment, folder):
+                eventually_now(lambda: _is_ready(f"http://{health}"), 60)
                 yield Site(url, TOKEN, READONLY_TOKEN, endpoint, environment, folder)
 
 
@@ -85,11 +88,14 @@ def _address(said: Path) -> str | None:
     if found is None:
         return None
     url = found.group(1).rstrip("/")
+    return url if _is_ready(url) else None
+
+
+def _is_ready(url: str) -> bool:
     try:
-        assert httpx.get(f"{url}/ready").status_code == 200
+        return httpx.get(f"{url}/ready").status_code == 200
     except httpx.TransportError:
-        return None
-    return url
+        return False
 
 
 @contextmanager
