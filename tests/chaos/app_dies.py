@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from taskq.broker.rabbitmq.publisher import ConfirmChannel
+from taskq.dispatch import Dispatcher
 from taskq.outcome import Status
 from taskq.store import sql
 from taskq.store.adapter import SqlStore
@@ -189,5 +190,21 @@ def in_sender() -> None:
     around(SqlStore, "deduplicate", None, lambda *_: pass_by("sender: claimed its dedup_id, not sent"))
 
 
-for install in (in_settle, in_publish, in_keeper, in_sender):
+def in_api() -> None:
+    """The gaps of the HTTP API between a request and its answer."""
+
+    def before(parcels: Sequence[Any]) -> None:
+        pass_by("api: not committed", [(parcel.message.id, 0) for parcel in parcels])
+
+    def after(_: Any, parcels: Sequence[Any]) -> None:
+        pass_by("api: committed, not published", [(parcel.message.id, 0) for parcel in parcels])
+
+    def published(_: Any, sent: Sequence[Any]) -> None:
+        pass_by("api: published, not answered", [(message.id, 0) for message, _ in sent])
+
+    around(SqlStore, "accept", before, after)
+    around(Dispatcher, "send_many", None, published)
+
+
+for install in (in_settle, in_publish, in_keeper, in_sender, in_api):
     install()
