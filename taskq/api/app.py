@@ -37,8 +37,12 @@ ROUTERS = [
 ]
 
 
-def make_api(app: TaskQ) -> FastAPI:
-    """The API of an app, for any ASGI server. Its connections are opened in its lifespan, or at the first request."""
+def make_api(app: TaskQ, *, closes: bool = True) -> FastAPI:
+    """The API of an app, for any ASGI server. Its connections are opened in its lifespan, or at the first request.
+
+    Args:
+        closes: whether it closes the app when its lifespan ends.
+    """
     api = FastAPI(
         title="taskq",
         description="Messages for URLs and for Python tasks. /v2 is QStash's protocol.",
@@ -53,7 +57,7 @@ def make_api(app: TaskQ) -> FastAPI:
             Middleware(Bodies, settings=app.settings),
         ],
     )
-    api.state.context = Context(app)
+    api.state.context = Context(app, closes=closes)
     api.state.routers = ROUTERS
     for router in ROUTERS:
         api.include_router(router)

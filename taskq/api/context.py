@@ -33,11 +33,12 @@ class Context:
     changing  held by who makes, changes or deletes a queue
     """
 
-    def __init__(self, app: TaskQ) -> None:
+    def __init__(self, app: TaskQ, *, closes: bool = True) -> None:
         self.app = app
         self.settings: Settings = app.settings
         self.clock: Clock = app.clock
         self.changing = asyncio.Lock()
+        self._closes = closes
         self._census: tuple[Broker, Census] | None = None
         self._asking = asyncio.Lock()
         self._opening = asyncio.Lock()
@@ -63,11 +64,12 @@ class Context:
             logger.warning("%s; requests are answered with 503 until it does", error)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, unless they are also another's."""
         self._census = None
         if self._publisher is not None:
             await self._publisher.close()
-        await self.app.close()
+        if self._closes:
+            await self.app.close()
 
     async def store(self) -> Store:
         """The store, opened, and known to be this broker's own.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import signal
 import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
@@ -56,9 +59,13 @@ def url_of(listener: socket.socket) -> str:
 
 
 def make_server(app: TaskQ) -> uvicorn.Server:
-    """A server of the app's API; `serve(sockets=[…])` runs it in the present event loop."""
-    config = uvicorn.Config(
-        make_api(app),
+    """A server of the app's API; `serve(sockets=[…])` runs it in the present event loop, and closes the app."""
+    return uvicorn.Server(_config(app, closes=True))
+
+
+def _config(app: TaskQ, *, closes: bool) -> uvicorn.Config:
+    return uvicorn.Config(
+        make_api(app, closes=closes),
         lifespan="on",
         access_log=False,  # it would show tokens that are given in the query
         log_config=None,
@@ -68,7 +75,37 @@ def make_server(app: TaskQ) -> uvicorn.Server:
         loop=app.settings.loop,
         h11_max_incomplete_event_size=256 * 1024,
     )
-    return uvicorn.Server(config)
+
+
+class Guest(uvicorn.Server):
+    """A server in an event loop that is another's, as the signals are, and the app, which stays open."""
+
+    def __init__(self, app: TaskQ) -> None:
+        super().__init__(_config(app, closes=False))
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its coming and going is told by its host
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None."""
+        yield
+
+    @asynccontextmanager
+    async def serving(self, listener: socket.socket, *, once: asyncio.Event) -> AsyncIterator[None]:
+        """Serve from when `once` is set to the end of the block; who connects earlier waits."""
+
+        async def serve() -> None:
+            await once.wait()
+            await self.serve(sockets=[listener])
+
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(serve())
+            try:
+                yield
+            finally:
+                self.should_exit = True
+                if not once.is_set():
+                    work.cancel()
+                await asyncio.wait({work})
 
 
 def serve(app: TaskQ, host: str, port: int) -> int:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
 from taskq.app import TaskQ
@@ -18,6 +19,8 @@ from taskq.worker.watchdog import Health, Watchdog
 from taskq.worker.worker import Worker
 
 logger = logging.getLogger("taskq.worker")
+
+Beside = Callable[[Worker], AbstractAsyncContextManager[None]]  # what goes on around a worker's run, in its event loop
 
 EXIT_OK = 0
 EXIT_REFUSED = 1  # it cannot work as it is set up: starting it again is of no use
@@ -37,11 +40,13 @@ class Plan:
     report_fd: int | None = None
 
 
-def run_process(app: TaskQ, plan: Plan, *, on_start: Callable[[Watchdog], None] | None = None) -> int:
+def run_process(
+    app: TaskQ, plan: Plan, *, on_start: Callable[[Watchdog], None] | None = None, beside: Beside | None = None
+) -> int:
     """Run one worker in this process, to its end; the exit code."""
     factory = _loop_factory(app.settings.loop)
     with asyncio.Runner(loop_factory=factory) as runner:
-        code, stuck = runner.run(_run(app, plan, on_start))
+        code, stuck = runner.run(_run(app, plan, on_start, beside))
         if stuck:
             # A thread that cannot be stopped would keep the interpreter waiting; its message stays
             # with the broker until the process, and so the thread, is gone.
@@ -54,7 +59,9 @@ def run_process(app: TaskQ, plan: Plan, *, on_start: Callable[[Watchdog], None] 
     return code
 
 
-async def _run(app: TaskQ, plan: Plan, on_start: Callable[[Watchdog], None] | None) -> tuple[int, bool]:
+async def _run(
+    app: TaskQ, plan: Plan, on_start: Callable[[Watchdog], None] | None, beside: Beside | None
+) -> tuple[int, bool]:
     worker = Worker(
         app,
         app_ref=plan.app_ref,
@@ -70,7 +77,8 @@ async def _run(app: TaskQ, plan: Plan, on_start: Callable[[Watchdog], None] | No
     if on_start is not None:
         on_start(watchdog)
     try:
-        await worker.run()
+        async with nullcontext() if beside is None else beside(worker):
+            await worker.run()
     except (ExceptionGroup, TaskqError) as raised:
         error = _first(raised)
         if not isinstance(error, TaskqError):
