@@ -56,8 +56,7 @@ class Deliverer:
         self._clock = clock
         backend = GuardedBackend(Guard(allow))
         self._transport = _Transport(ConnectionPool(backend, httpx.create_ssl_context(), clock))
-        for name in ("httpcore", "hpack"):  # they would write down every header, signatures and credentials too
-            logging.getLogger(name).setLevel(logging.WARNING)
+        _quiet("httpcore", "hpack")
 
     async def deliver(
         self, request: Request, *, message_id: str, retried: int, keys: SigningKeys, timeout: float
@@ -82,9 +81,11 @@ class Deliverer:
                 response, received = await self._exchange(outgoing)
         except DeliveryFailed:
             raise
-        except TimeoutError as error:
-            raise DeliveryFailed(f"no whole answer within {timeout:g} s") from error
-        except Exception as error:  # whatever a destination can make the libraries raise
+        except TimeoutError:
+            raise DeliveryFailed(f"no whole answer within {timeout:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # their text says it all, their traces are long
+            raise DeliveryFailed(_told(error)) from None
+        except Exception as error:  # whatever else a destination can make the libraries raise
             raise DeliveryFailed(_told(error)) from error
         return self._judge(response, received)
 
@@ -206,6 +207,13 @@ def _parse(url: str) -> tuple[httpx.URL, bytes]:
 
 
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def _quiet(*libraries: str) -> None:
+    """Unless somebody wants them told: their debug lines hold every header, signatures and credentials too."""
+    for library in map(logging.getLogger, libraries):
+        if library.level == logging.NOTSET:
+            library.setLevel(logging.WARNING)
 
 
 def _told(error: Exception) -> str:

@@ -53,12 +53,6 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             )
         return permitted
 
-    async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        raise Forbidden("nothing is delivered to Unix sockets")
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
 
 async def _resolve(host: str, port: int) -> list[str]:
     """Its addresses, each once, in the resolver's order."""
@@ -195,10 +189,11 @@ class Stream(httpcore.AsyncNetworkStream):
             wire.transport = await asyncio.get_running_loop().start_tls(
                 plain, wire, ssl_context, server_hostname=server_hostname
             )
-        except BaseException as error:
+        except (OSError, ValueError) as error:
             plain.abort()
-            if isinstance(error, (OSError, ValueError)):
-                raise httpcore.ConnectError(f"TLS with {server_hostname}: {error}") from error
+            raise httpcore.ConnectError(f"TLS with {server_hostname}: {error}") from error
+        except BaseException:
+            plain.abort()
             raise
         return self
 
