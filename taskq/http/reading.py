@@ -44,10 +44,10 @@ class Publishing:
     retries      attempts after the first, 3 by default
     retry_delay  an expression in milliseconds
     delay        seconds; not_before: unix seconds, which wins over it
-    labels
-    dedup_id     content_dedup: by content, if there is no id
-    flow         its key and limits
-    callback, failure_callback
+    labels       under which it is found again
+    dedup_id     of messages with the same one the later is a duplicate; content_dedup: by content, if there is no id
+    flow         its key of flow control, and the key's limits
+    callback     told of every attempt; failure_callback: of the last one, if it failed
     redact       as `Request.redact`
     cron, schedule_id, queue_name: of schedules
     """
