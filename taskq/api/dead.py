@@ -6,6 +6,7 @@ Dead letters that never were requests are shown under /admin.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -36,7 +37,7 @@ DEAD_FILTERS = FILTERS | {DEAD_IDS, STATUS}
 @router.get("", responses=BAD | giving(DeadPage), openapi_extra=described(DEAD_FILTERS, "count", "cursor", "order"))
 async def list_dead(request: Request, context: InContext) -> Response:
     """List dead letters, those that died first coming first."""
-    page = await _page(context, Selection(request.query_params.multi_items()))
+    page = await _page(context, _wanted(Selection(request.query_params.multi_items())))
     views = [view for view in map(dead_view, page.items) if view is not None]
     return answer(_with_cursor({"messages": views}, page))
 
@@ -95,28 +96,40 @@ async def retry_dead_letters(request: Request, context: InContext) -> Response:
     return answer(_with_cursor({"responses": [{"messageId": one} for one in revived]}, page), 201)
 
 
-async def _page(context: Context, selection: Selection) -> Page:
-    """The letters that a call's filters mean, from its cursor on."""
-    ids = selection.many(DEAD_IDS)
-    return await (await context.store()).dead(
-        DeadFilter(ids=ids or None, request=selection.requests(), statuses=selection.statuses()),
-        cursor=selection.cursor(),
-        limit=selection.count(most=MOST, default=MOST),
-        oldest_first=selection.oldest_first(default=True),
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a call says of letters, checked."""
+
+    which: DeadFilter
+    cursor: str | None
+    limit: int
+    oldest_first: bool
+
+
+def _wanted(selection: Selection) -> Wanted:
+    return Wanted(
+        DeadFilter(ids=selection.many(DEAD_IDS) or None, request=selection.requests(), statuses=selection.statuses()),
+        selection.cursor(),
+        selection.count(most=MOST, default=MOST),
+        selection.oldest_first(default=True),
     )
+
+
+async def _page(context: Context, wanted: Wanted) -> Page:
+    """The letters that fit, from the cursor on."""
+    store = await context.store()
+    return await store.dead(wanted.which, cursor=wanted.cursor, limit=wanted.limit, oldest_first=wanted.oldest_first)
 
 
 async def _meant(
     context: Context, selection: Selection, lists: dict[str, list[str]]
 ) -> tuple[Sequence[str], Page | None]:
     """Ids of the letters that a bulk call means: those that it names, or else a page of those that fit."""
-    if lists.get(DEAD_IDS) == []:
-        return [], None
-    ids = selection.many(DEAD_IDS)
-    if ids:
-        return ids, None
+    wanted = _wanted(selection)
+    if wanted.which.ids or lists.get(DEAD_IDS) == []:
+        return wanted.which.ids or [], None
     selection.check_bulk(also=(DEAD_IDS, STATUS))
-    page = await _page(context, selection)
+    page = await _page(context, wanted)
     return [letter.id for letter in page.items], page
 
 

@@ -14,26 +14,11 @@ from taskq.api.selection import FILTERS, Selection, described
 from taskq.api.shapes import EventPage, LogPage, giving
 from taskq.api.views import event_view
 from taskq.api.wire import BAD
-from taskq.errors import InvalidRequest
 
 router = APIRouter(prefix="/v2", tags=["logs"])
 
 MOST = 1000
 DEFAULT = 100
-
-# What a caller may ask for -> states of lines.
-STATES = {
-    "CREATED": ("CREATED",),
-    "ACTIVE": ("ACTIVE",),
-    "ERROR": ("ERROR",),
-    "RETRY": ("RETRY", "SNOOZED"),
-    "DELIVERED": ("DELIVERED",),
-    "FAILED": ("FAILED", "EXPIRED"),
-    "CANCEL_REQUESTED": ("CANCEL_REQUESTED",),
-    "CANCELED": ("CANCELED",),
-    "CANCELLED": ("CANCELED",),
-    "IN_PROGRESS": ("ACTIVE", "RETRY", "SNOOZED", "ERROR"),
-}
 
 PARAMETERS = described(FILTERS | {"state"}, "count", "cursor", "order", most=MOST)
 
@@ -54,7 +39,7 @@ async def _list(request: Request, context: Context, name: str, cancelled: str) -
     selection = Selection(request.query_params.multi_items())
     page = await (await context.store()).events(
         selection.requests(),
-        states=_states(selection),
+        states=selection.states(),
         oldest_first=selection.oldest_first(default=False),
         cursor=selection.cursor(),
         limit=selection.count(most=MOST, default=DEFAULT),
@@ -64,14 +49,3 @@ async def _list(request: Request, context: Context, name: str, cancelled: str) -
     if page.cursor is not None:
         found["cursor"] = page.cursor
     return answer(found)
-
-
-def _states(selection: Selection) -> list[str]:
-    """Raises InvalidRequest for one that is not known."""
-    found: dict[str, None] = {}
-    for value in selection.many("state"):
-        states = STATES.get(value.upper())
-        if states is None:
-            raise InvalidRequest(f"parameter state is one of {', '.join(STATES)}, got {value!r:.80}")
-        found |= dict.fromkeys(states)
-    return list(found)

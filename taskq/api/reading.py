@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from taskq.api.answer import answer
 from taskq.api.context import Context, InContext
 from taskq.api.errors import NotFound
-from taskq.api.selection import FILTERS, MESSAGE_IDS, MOST_CANCELLED, described, said
+from taskq.api.selection import FILTERS, MOST_CANCELLED, described, said
 from taskq.api.shapes import Cancelled, MessageShape, giving
 from taskq.api.views import message_view
 from taskq.api.wire import BAD, MISSING
@@ -67,13 +67,11 @@ async def cancel_messages(request: Request, context: InContext) -> Response:
     filter all are cancelled."""
     selection, lists = said(request.query_params.multi_items(), await request.body())
     most = selection.number("count", low=1, high=MOST_CANCELLED)
-    if lists.get("messageIds") == []:
-        return answer({"cancelled": 0})
-    ids = selection.many(*MESSAGE_IDS)
-    if ids:
-        return answer({"cancelled": await _cancel_known(context, ids)})
+    which = selection.requests(unfinished=True, most_ids=None)
+    if which.ids or lists.get("messageIds") == []:
+        return answer({"cancelled": await _cancel_known(context, which.ids)})
     selection.check_bulk()
-    return answer({"cancelled": await _cancel_fitting(context, selection.requests(unfinished=True), most)})
+    return answer({"cancelled": await _cancel_fitting(context, which, most)})
 
 
 async def _cancel_known(context: Context, ids: Sequence[str]) -> int:

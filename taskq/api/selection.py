@@ -39,6 +39,20 @@ FILTERS = frozenset(name for names in NAMES.values() for name in names) | {FROM,
 NO_FILTERS = frozenset({"count", "cursor", "order", "qstash_token"})
 SETTINGS = "upstash-"
 
+# What a caller may ask for -> states of lines.
+STATES = {
+    "CREATED": ("CREATED",),
+    "ACTIVE": ("ACTIVE",),
+    "ERROR": ("ERROR",),
+    "RETRY": ("RETRY", "SNOOZED"),
+    "DELIVERED": ("DELIVERED",),
+    "FAILED": ("FAILED", "EXPIRED"),
+    "CANCEL_REQUESTED": ("CANCEL_REQUESTED",),
+    "CANCELED": ("CANCELED",),
+    "CANCELLED": ("CANCELED",),
+    "IN_PROGRESS": ("ACTIVE", "RETRY", "SNOOZED", "ERROR"),
+}
+
 # A comma within a URL or a path is told from one between two of them by what follows.
 COMMAS = {"url": re.compile(r",(?=\s*[a-z]+://)", re.IGNORECASE), "path": re.compile(r",(?=\s*/)")}
 COMMA = re.compile(",")
@@ -104,6 +118,20 @@ class Selection:
                 raise InvalidRequest(f"parameter {STATUS} takes HTTP statuses such as 503, got {value!r:.80}")
         return tuple(map(int, values))
 
+    def states(self) -> list[str]:
+        """The states of lines that `state` means.
+
+        Raises:
+            InvalidRequest: one is not known.
+        """
+        found: dict[str, None] = {}
+        for value in self.many("state"):
+            states = STATES.get(value.upper())
+            if states is None:
+                raise InvalidRequest(f"parameter state is one of {', '.join(STATES)}, got {value!r:.80}")
+            found |= dict.fromkeys(states)
+        return list(found)
+
     def oldest_first(self, *, default: bool) -> bool:
         """The order of a listing."""
         order = self._one("order")
@@ -117,17 +145,21 @@ class Selection:
         """Where the page begins; an empty one is none."""
         return self._one("cursor") or None
 
-    def requests(self, *, unfinished: bool = False) -> RequestFilter:
+    def requests(self, *, unfinished: bool = False, most_ids: int | None = MAX_VALUES) -> RequestFilter:
         """All of the filters.
+
+        Args:
+            most_ids: ids that there may be; None: any number.
 
         Raises:
             InvalidRequest: one of them cannot be.
         """
         ids = self.many(*MESSAGE_IDS)
         given = {field: self.many(*names) for field, names in NAMES.items()}
-        for name, values in (*given.items(), ("messageIds", ids)):
-            if len(values) > MAX_VALUES:
-                raise InvalidRequest(f"{name} has {len(values)} values, {MAX_VALUES} are allowed: ask in parts")
+        for field, values in given.items():
+            _check_number(NAMES[field][0], values, MAX_VALUES)
+        if most_ids is not None:
+            _check_number(MESSAGE_IDS[0], ids, most_ids)
         since, until = self._instant(FROM), self._instant(TO)
         return RequestFilter(
             ids=ids,
@@ -167,6 +199,11 @@ class Selection:
     def _instant(self, name: str) -> datetime | None:
         value = self.number(name, low=0, high=LAST_MS)
         return None if value is None else from_ms(value)
+
+
+def _check_number(name: str, values: Sequence[str], most: int) -> None:
+    if len(values) > most:
+        raise InvalidRequest(f"parameter {name} has {len(values)} values, {most} are allowed: ask in parts")
 
 
 def said(pairs: Iterable[tuple[str, str]], body: bytes) -> tuple[Selection, dict[str, list[str]]]:
@@ -214,26 +251,28 @@ def described(filters: Iterable[str], *others: str, most: int = 100, body: str |
         most: of `count`.
         body: the name of the list of ids that its body may hold.
     """
-    known: dict[str, Any] = {name: _INSTANT if name in (FROM, TO) else _VALUES for name in sorted(filters)}
-    for name in others:
-        known[name] = {"type": "integer", "minimum": 1, "maximum": most} if name == "count" else _OTHERS[name]
-    extra: dict[str, Any] = {
-        "parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in known.items()]
-    }
+    count = {"type": "integer", "minimum": 1, "maximum": most}
+    schemas = {name: _SCHEMAS.get(name, _values(_VALUE)) for name in (*sorted(filters), *others)} | {"count": count}
+    names = [*sorted(filters), *others]
+    extra: dict[str, Any] = {"parameters": [{"name": name, "in": "query", "schema": schemas[name]} for name in names]}
     if body is not None:
-        properties = {body: {"type": "array", "items": {"type": "string"}}}
-        schema = {"type": "object", "properties": properties}
+        schema = {"type": "object", "properties": {body: _values(_VALUE)}, "additionalProperties": False}
         extra["requestBody"] = {"required": False, "content": {"application/json": {"schema": schema}}}
     return extra
 
 
-_INSTANT = {"type": "integer", "format": "int64", "minimum": 0, "description": "ms since the epoch, included"}
-_VALUES = {
-    "type": "array",
-    "items": {"type": "string", "minLength": 1},
-    "description": "any of them, repeated or joined by commas",
-}
-_OTHERS = {
+def _values(schema: dict[str, Any]) -> dict[str, Any]:
+    """Any of several values."""
+    return {"type": "array", "items": schema, "description": "any of them, repeated or joined by commas"}
+
+
+_VALUE = {"type": "string", "pattern": r"^[^,\s\x00]+$"}
+_INSTANT = {"type": "integer", "format": "int64", "minimum": 0, "maximum": LAST_MS, "description": "ms since the epoch"}
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    FROM: _INSTANT,
+    TO: _INSTANT,
+    STATUS: _values({"type": "integer", "minimum": 0, "maximum": 999}),
+    "state": _values({"type": "string", "enum": list(STATES)}),
     "cursor": {"type": "string", "description": "of the page before"},
     "order": {"type": "string", "enum": ["earliestFirst", "latestFirst"]},
 }

@@ -145,6 +145,9 @@ async def test_an_empty_list_of_ids_cancels_nothing(desk: Desk) -> None:
     assert "lable" in await desk.refused("DELETE", "/v2/messages", 400, params={"lable": "x"})
     assert "JSON" in await desk.refused("DELETE", "/v2/messages", 400, content=b"{")
     assert "count" in await desk.refused("DELETE", "/v2/messages", 400, params={"count": 501})
+    many = {"messageIds": [f"msg_{number}" for number in range(1200)]}
+    assert await desk.answered("DELETE", "/v2/messages", 200, json=many) == {"cancelled": 0}
+    assert "toDate" in await desk.refused("DELETE", "/v2/messages", 400, json=many, params={"toDate": "now"})
     assert await desk.answered("DELETE", "/v2/messages", 200) == {"cancelled": 1}
 
 
