@@ -84,9 +84,10 @@ def test_every_example_is_in_the_readme() -> None:
     assert named == {path.stem for path in (ROOT / "examples").glob("*.py")} - {"running", "demo"}
 
 
-def test_guarantees_name_tests_that_exist() -> None:
-    """docs/guarantees.md shows each promise by tests that can be run."""
-    named = set(re.findall(r"`(test_\w+)(?:\[\w+\])?`", (ROOT / "docs" / "guarantees.md").read_text()))
+@pytest.mark.parametrize("page", ["guarantees.md", "qstash.md"])
+def test_pages_name_tests_that_exist(page: str) -> None:
+    """Promises, and what is said of the protocol, are shown by tests that can be run."""
+    named = set(re.findall(r"`(test_\w+)(?:\[\w+\])?`", (ROOT / "docs" / page).read_text()))
     defined: set[str] = set()
     for path in (ROOT / "tests").rglob("*.py"):
         defined |= set(re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
