@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import sqlalchemy as sa
 
@@ -21,56 +22,94 @@ W = tables.waiting
 
 
 def cancel(tx: Tx, message_id: str) -> CancelEffect:
-    message_id = clean(message_id)
-    known = _known(tx, message_id)
-    if known is not None and known.status in FINAL:
+    return cancel_many(tx, [message_id])[0]
+
+
+def cancel_many(tx: Tx, message_ids: Sequence[str]) -> list[CancelEffect]:
+    ids = [clean(one) for one in message_ids]
+    known = _known(tx, ids)
+    ended = {row.id for row in known if row.status in FINAL}
+    waiting = {row.id: row.hop for row in known if row.status == "WAITING"}
+    free = _free_to_go(tx, waiting)
+    asked = set(ids) - ended - free
+    if free:
+        _tell(tx, free)
+        end_all_waiting(tx, sorted(free))
+    if asked:
+        _ask(tx, asked)
+    return [_effect(one, ended, free) for one in ids]
+
+
+def _effect(message_id: str, ended: AbstractSet[str], free: AbstractSet[str]) -> CancelEffect:
+    if message_id in ended:
         return CancelEffect.FINISHED
-    asked = [LogLine(message_id, tx.now(), "CANCEL_REQUESTED", of_request=True)]
-    asked = asked if requests.known(tx, [message_id]) else []
-    if known is not None and known.status == "WAITING" and _free_to_go(tx, message_id, known.hop):
-        write_log(tx, asked)
-        end_waiting(tx, message_id)
-        return CancelEffect.DONE
-    if tx.connection.execute(sa.select(T.c.message_id).where(T.c.message_id == message_id)).first() is None:
-        row = (message_id, tx.now(), next_change(tx))
-        if insert_many(tx, T, ("message_id", "asked_at", "change"), [row], f"(message_id) {IGNORE}"):
-            write_log(tx, asked)
-    return CancelEffect.ASKED
+    return CancelEffect.DONE if message_id in free else CancelEffect.ASKED
 
 
-def _known(tx: Tx, message_id: str) -> sa.Row[tuple[str, int]] | None:
-    return tx.connection.execute(locked(tx, sa.select(M.c.status, M.c.hop).where(M.c.id == message_id))).first()
+def _ask(tx: Tx, message_ids: AbstractSet[str]) -> None:
+    """Tell the workers, of those that they were not told of yet."""
+    there = tx.connection.execute(sa.select(T.c.message_id).where(T.c.message_id.in_(message_ids))).scalars()
+    new = sorted(message_ids - set(there))
+    if not new:
+        return
+    # Before the change, after which nothing is locked. Whoever asks of the same request waits for its message's row.
+    _tell(tx, new)
+    now, change = tx.now(), next_change(tx)
+    rows = [(one, now, change) for one in new]
+    insert_many(tx, T, ("message_id", "asked_at", "change"), rows, f"(message_id) {IGNORE}")
 
 
-def _free_to_go(tx: Tx, message_id: str, hop: int) -> bool:
-    """Whether the message lies in the waiting room and nobody is publishing it."""
-    select = sa.select(W.c.claimed_until).where(W.c.id == message_id, W.c.hop == hop)
-    row = tx.connection.execute(locked(tx, select)).first()
-    return row is not None and row.claimed_until <= tx.now()
+def _tell(tx: Tx, message_ids: Iterable[str]) -> None:
+    """Requests tell in their history that a cancel was asked for."""
+    now, told = tx.now(), requests.known(tx, list(message_ids))
+    write_log(tx, [LogLine(one, now, "CANCEL_REQUESTED", of_request=True) for one in told])
+
+
+def _known(tx: Tx, message_ids: Iterable[str]) -> Sequence[sa.Row[tuple[str, str, int]]]:
+    """The rows of these messages, locked in the order of their ids."""
+    select = sa.select(M.c.id, M.c.status, M.c.hop).where(M.c.id.in_(list(message_ids))).order_by(M.c.id)
+    return tx.connection.execute(locked(tx, select)).all()
+
+
+def _free_to_go(tx: Tx, waiting: Mapping[str, int]) -> set[str]:
+    """Those messages, with their hops, that lie in the waiting room and that nobody is publishing."""
+    if not waiting:
+        return set()
+    select = sa.select(W.c.id, W.c.hop, W.c.claimed_until).where(W.c.id.in_(list(waiting))).order_by(W.c.id, W.c.hop)
+    now, rows = tx.now(), tx.connection.execute(locked(tx, select)).all()
+    return {row.id for row in rows if row.hop == waiting[row.id] and row.claimed_until <= now}
 
 
 def end_waiting(tx: Tx, message_id: str) -> None:
     """Record a waiting message as CANCELLED and take it out of the waiting room; its row is locked."""
+    end_all_waiting(tx, [message_id])
+
+
+def end_all_waiting(tx: Tx, message_ids: Sequence[str]) -> None:
+    """Record waiting messages as CANCELLED and take them out of the waiting room; their rows are locked."""
     now = tx.now()
-    tx.connection.execute(sa.delete(W).where(W.c.id == message_id))
+    tx.connection.execute(sa.delete(W).where(W.c.id.in_(message_ids)))
     # The epoch fences whatever may still hold an older copy.
     tx.connection.execute(
         sa.update(M)
-        .where(M.c.id == message_id, M.c.status.not_in(FINAL))
+        .where(M.c.id.in_(message_ids), M.c.status.not_in(FINAL))
         .values(status="CANCELLED", ended_at=now, epoch=M.c.epoch + 1, claimed=False, not_before=None)
     )
-    of_request = bool(requests.known(tx, [message_id]))
-    write_log(tx, [LogLine(message_id, now, "CANCELED", of_request=of_request)])
-    free_dedup(tx, [message_id])
-    drop_cancels(tx, [message_id])
+    of_requests = requests.known(tx, message_ids)
+    write_log(tx, [LogLine(one, now, "CANCELED", of_request=one in of_requests) for one in message_ids])
+    free_dedup(tx, message_ids)
+    drop_cancels(tx, message_ids)
 
 
 def end_surfaced(tx: Tx, message_ids: Sequence[str]) -> None:
     """See to due rows of messages whose cancel was asked for: end those that wait, drop what is left over."""
-    for message_id in sorted(message_ids):
-        known = _known(tx, message_id)
-        if known is not None and known.status == "WAITING":
-            end_waiting(tx, message_id)
-        elif known is not None:
-            late = sa.delete(W).where(W.c.id == message_id)
-            tx.connection.execute(late if known.status in FINAL else late.where(W.c.hop < known.hop))
+    rows = _known(tx, message_ids)
+    waiting = [row.id for row in rows if row.status == "WAITING"]
+    if waiting:
+        end_all_waiting(tx, waiting)
+    for row in rows:
+        late = sa.delete(W).where(W.c.id == row.id)
+        if row.status in FINAL:
+            tx.connection.execute(late)
+        elif row.status != "WAITING":
+            tx.connection.execute(late.where(W.c.hop < row.hop))
