@@ -314,6 +314,13 @@ class Client:
         await self._tell_of_cancel(message_id, effect)
         return effect
 
+    async def cancel_many(self, message_ids: Sequence[str]) -> list[CancelEffect]:
+        """The same for each; they are stored together."""
+        effects = await (await self.store()).cancel_many(message_ids)
+        for message_id, effect in zip(message_ids, effects, strict=True):
+            await self._tell_of_cancel(message_id, effect)
+        return effects
+
     async def _tell_of_cancel(self, message_id: str, effect: CancelEffect) -> None:
         if effect is not CancelEffect.FINISHED:
             (await self.broker()).broadcast(control({"cancel": message_id}))

@@ -6,7 +6,6 @@ cancelled one is not. Messages that never were requests are shown under /admin.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -29,7 +28,6 @@ router = APIRouter(prefix="/v2/messages", tags=["messages"])
 
 SHOWN_FOR = timedelta(minutes=1)
 PAGE = 200
-SIDE_BY_SIDE = 20  # cancels asked of the store at once
 
 Id = Annotated[str, Path(description="The message's id.")]
 
@@ -99,13 +97,8 @@ async def _cancel_fitting(context: Context, which: RequestFilter, most: int | No
 async def _cancel(context: Context, ids: Sequence[str]) -> int:
     """How many of them had not ended."""
     await context.broker()
-    room = asyncio.Semaphore(SIDE_BY_SIDE)
-
-    async def one(message_id: str) -> bool:
-        async with room:
-            return await context.client.cancel(message_id) is not CancelEffect.FINISHED
-
-    return sum(await asyncio.gather(*map(one, ids)))
+    effects = await context.client.cancel_many(ids) if ids else []
+    return sum(effect is not CancelEffect.FINISHED for effect in effects)
 
 
 def _recent(found: RequestRecord, now: datetime) -> bool:

@@ -210,6 +210,9 @@ class SqlStore:
     async def cancel(self, message_id: str) -> CancelEffect:
         return await self._write(sql.cancels.cancel, message_id)
 
+    async def cancel_many(self, message_ids: Sequence[str]) -> list[CancelEffect]:
+        return await self._write(sql.cancels.cancel_many, message_ids)
+
     async def changes(self, mark: str | None) -> Changes:
         return await self._read(sql.changes.changes, mark)
 

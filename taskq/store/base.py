@@ -525,6 +525,10 @@ class Cancels(Protocol):
 
     async def cancel(self, message_id: str) -> CancelEffect: ...
 
+    async def cancel_many(self, message_ids: Sequence[str]) -> list[CancelEffect]:
+        """The same for each, in one transaction."""
+        ...
+
     async def changes(self, mark: str | None) -> Changes:
         """Cancels and queues changed since `mark` (None: all live ones). Cheap: two index look-ups."""
         ...
