@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from benchmarks.measure import Measure
 from benchmarks.measures import (
+    api_deliver,
+    api_latency,
+    api_publish,
     backlog,
     beat,
     drain,
@@ -14,6 +17,7 @@ from benchmarks.measures import (
     import_time,
     limited,
     lone_task,
+    release,
     round_trip,
 )
 
@@ -35,4 +39,9 @@ MEASURES: tuple[Measure, ...] = (
     beat.SPREAD,
     beat.JITTERED,
     beat.AT_ONCE,
+    api_publish.MEASURE,
+    api_deliver.MEASURE,
+    api_latency.MEASURE,
+    release.ONE,
+    release.MANY,
 )

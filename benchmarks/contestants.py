@@ -23,7 +23,7 @@ class Contestant:
 
     @property
     def ours(self) -> bool:
-        return self.module == "taskq_peer"
+        return self.module.startswith("taskq_")
 
 
 def taskq(name: str, store: str = "sqlite", **settings: Any) -> Contestant:
@@ -44,6 +44,10 @@ DRAMATIQ = Contestant("Dramatiq", "dramatiq_peer", {"queue_type": "classic"})
 TASKIQ = Contestant("Taskiq", "taskiq_peer")
 AIO_PIKA = Contestant("aio-pika", "aio_pika_peer")
 AIO_PIKA_CLASSIC = Contestant("aio-pika, classic", "aio_pika_peer", {"queue_type": "classic"})
+
+TASKQ_HTTP_POSTGRES = Contestant("taskq, PostgreSQL", "taskq_http_peer", {"record": True}, "postgres")
+TASKQ_HTTP_SQLITE = Contestant("taskq, SQLite", "taskq_http_peer", {"record": True}, "sqlite")
+BARE_HTTP = Contestant("bare uvicorn and httpx", "bare_http_peer")
 
 FRAMEWORKS = (CELERY, DRAMATIQ, TASKIQ)
 PEERS = (*FRAMEWORKS, AIO_PIKA)

@@ -37,7 +37,7 @@ class Measure:
 def rate(answer: dict[str, Any]) -> dict[str, float]:
     """Messages a second of a `produce` that counted and took the time, with CPU microseconds per message."""
     count = answer["count"]
-    costs = {f"{who}_cpu_us": answer[f"{who}_cpu"] / count * 1e6 for who in ("worker", "broker")}
+    costs = {f"{who}_cpu_us": answer[f"{who}_cpu"] / count * 1e6 for who in ("worker", "broker", "store")}
     return {"rate": count / answer["seconds"], "count": count, "sender_cpu_us": answer["cpu"] / count * 1e6} | costs
 
 

@@ -18,7 +18,8 @@ BROKER_VARIABLE = "TASKQ_BENCH_BROKER"
 STORE_VARIABLE = "TASKQ_BENCH_STORE"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -61,6 +62,10 @@ class Services:
     @property
     def broker_port(self) -> int:
         return urlsplit(self.broker).port or 5672
+
+    @property
+    def store_port(self) -> int:
+        return urlsplit(self.postgres).port or 5432
 
     def broker_version(self) -> str:
         """What the broker calls itself."""
@@ -105,7 +110,7 @@ class Services:
             if not install("redis-server"):
                 return  # who needs it is reported as not measured
             binary = "redis-server"
-        port = _free_port()
+        port = free_port()
         command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         child = Child([*command, "--dir", str(self._folder)], {}, self._folder / "redis.log")
         self._started.callback(child.stop)

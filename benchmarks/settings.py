@@ -15,6 +15,8 @@ KIND = "TASKQ_BENCH_KIND"
 POOL = "TASKQ_BENCH_POOL"
 MODE = "TASKQ_BENCH_MODE"
 PREFIX = "TASKQ_BENCH_PREFIX"
+API = "TASKQ_BENCH_API"
+ENDPOINT = "TASKQ_BENCH_ENDPOINT"
 
 NAME = "bench"  # of every contestant's queue, after its own prefix
 LABEL = "a short string"  # the second argument of every task
@@ -34,6 +36,8 @@ class Settings:
     mode         str, taskq: its producer's calls, "sync" or "async"
     pool         str, Celery: "threads" or "prefork"
     prefix       str, taskq: of all its names on the broker
+    api          str, URL at which the HTTP server is to be
+    endpoint     str, URL of the destination of deliveries
     """
 
     broker: str
@@ -46,6 +50,8 @@ class Settings:
     mode: str = "sync"
     pool: str = "threads"
     prefix: str = "taskq-bench"
+    api: str = ""
+    endpoint: str = ""
 
     def environment(self) -> dict[str, str]:
         """The variables that `from_environment` reads."""
@@ -60,6 +66,8 @@ class Settings:
             MODE: self.mode,
             POOL: self.pool,
             PREFIX: self.prefix,
+            API: self.api,
+            ENDPOINT: self.endpoint,
         }
 
 
@@ -77,4 +85,6 @@ def from_environment() -> Settings:
         mode=get(MODE, "sync"),
         pool=get(POOL, "threads"),
         prefix=get(PREFIX, "taskq-bench"),
+        api=get(API, ""),
+        endpoint=get(ENDPOINT, ""),
     )

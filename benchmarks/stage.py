@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 from benchmarks.board import ENVIRONMENT, Board
 from benchmarks.contestants import Contestant
 from benchmarks.processes import Child, DriverProcess, cpu_seconds, listener, wait_until
-from benchmarks.services import Services
+from benchmarks.services import Services, free_port
 from benchmarks.settings import Settings
 from benchmarks.wire import BareClient
 
@@ -43,11 +47,17 @@ class Stage:
         self._services = services
         self._store = services.new_store(contestant.store)
         defaults = Settings(
-            broker=services.broker, redis=services.redis, store=self._store, prefix=services.new_prefix()
+            broker=services.broker,
+            redis=services.redis,
+            store=self._store,
+            prefix=services.new_prefix(),
+            api=f"http://127.0.0.1:{free_port()}",
+            endpoint=f"http://127.0.0.1:{free_port()}",
         )
         self.settings = dataclasses.replace(defaults, **contestant.settings)
         self._environment = self.settings.environment() | {ENVIRONMENT: str(self.board.path), "PYTHONHASHSEED": "0"}
         self._broker_pid = listener(services.broker_port)
+        self._store_pid = listener(services.store_port) if contestant.store == "postgres" else None
         self.workers: list[Child] = []
         self.description: dict[str, Any] = {}
 
@@ -80,10 +90,13 @@ class Stage:
         return str(self.description["queue"])
 
     def produce(self, measure: str, **arguments: Any) -> dict[str, Any]:
-        """Run that measure's `produce` in the driver; `broker_cpu` and `worker_cpu` are added to what it returns."""
-        broker, worker = self.broker_cpu(), self.worker_cpu()
+        """Run that measure's `produce` in the driver; the CPU that others took is added to what it returns."""
+        before = self._costs()
         answer: dict[str, Any] = self.driver.ask("produce", measure=measure, **arguments)
-        return answer | {"broker_cpu": self.broker_cpu() - broker, "worker_cpu": self.worker_cpu() - worker}
+        return answer | {name: cost - before[name] for name, cost in self._costs().items()}
+
+    def _costs(self) -> dict[str, float]:
+        return {"broker_cpu": self.broker_cpu(), "worker_cpu": self.worker_cpu(), "store_cpu": self.store_cpu()}
 
     def fill(self, count: int) -> None:
         """Lay so many tasks on the queue; the sender leaves, and the broker gets time to finish with them."""
@@ -102,6 +115,18 @@ class Stage:
         worker = Child(command, self._environment, self._folder / f"{self.contestant.module}-worker.log")
         self.workers.append(worker)
         return worker
+
+    @contextlib.contextmanager
+    def endpoint(self) -> Iterator[None]:
+        """A destination for deliveries, which marks the board. It is no worker: its CPU is not counted."""
+        command = [sys.executable, "-m", "benchmarks.endpoint"]
+        child = Child(command, self._environment, self._folder / "endpoint.log")
+        port = urlsplit(self.settings.endpoint).port or 0
+        try:
+            wait_until(lambda: listener(port) is not None, 20, "the endpoint's start", [child])
+            yield
+        finally:
+            child.stop()
 
     def start_ready_workers(self, processes: int) -> None:
         """Start them, and return when tasks have run and none is left."""
@@ -148,6 +173,10 @@ class Stage:
     def broker_cpu(self) -> float:
         """CPU seconds of the broker so far; 0 where it is not ours to see."""
         return cpu_seconds(self._broker_pid) if self._broker_pid else 0.0
+
+    def store_cpu(self) -> float:
+        """CPU seconds of PostgreSQL so far; 0 where it is not used, or not ours to see."""
+        return cpu_seconds(self._store_pid) if self._store_pid else 0.0
 
     def worker_cpu(self) -> float:
         """CPU seconds of the workers so far."""

@@ -35,10 +35,11 @@ class Reading:
     done: int
     worker_cpu: float
     broker_cpu: float
+    store_cpu: float
 
 
 def _read(stage: Stage, done: int) -> Reading:
-    return Reading(time.monotonic_ns(), done, stage.worker_cpu(), stage.broker_cpu())
+    return Reading(time.monotonic_ns(), done, stage.worker_cpu(), stage.broker_cpu(), stage.store_cpu())
 
 
 def _watch(stage: Stage, count: int, processes: int) -> tuple[Reading, Reading]:
@@ -75,6 +76,7 @@ def timed(stage: Stage, count: int, processes: int) -> dict[str, float]:
         "count": float(timed),
         "worker_cpu_us": (end.worker_cpu - begin.worker_cpu) / timed * 1e6,
         "broker_cpu_us": (end.broker_cpu - begin.broker_cpu) / timed * 1e6,
+        "store_cpu_us": (end.store_cpu - begin.store_cpu) / timed * 1e6,
     }
     stage.stop_workers()
     return figures | {"again": float(stage.board.count() - count), "left": float(stage.depth())}

@@ -18,11 +18,18 @@ from taskq.broker.base import BrokerQueue, Kind
 from taskq.broker.topology import Names
 
 POOL = 8
-_WINDOW = 2_000
+WINDOW = 2_000
+MANY = 1_000  # parallelism of keys that are to hold nothing back
 _settings = settings.from_environment()
 _marker = board.from_environment()
 
-app = TaskQ(broker=_settings.broker, store=_settings.store, prefix=_settings.prefix, name="bench")
+app = TaskQ(
+    broker=_settings.broker,
+    store=_settings.store,
+    prefix=_settings.prefix,
+    name="bench",
+    delivery_allow="127.0.0.0/8",
+)
 _PARALLELISM = {"open": None, "fifo": 1, "pool": POOL}
 queue = Queue(f"{settings.NAME}-{_settings.kind}", parallelism=_PARALLELISM[_settings.kind])
 bulk = Queue(f"{settings.NAME}-bulk")
@@ -33,6 +40,11 @@ async def bench(number: int, label: str) -> int:
     """Mark the board."""
     _marker.mark(number)
     return number
+
+
+def key_of(number: int, keys: int) -> str:
+    """The flow key of a message, in turn."""
+    return f"key-{number % keys}"
 
 
 class TaskqPeer(Peer):
@@ -51,7 +63,7 @@ class TaskqPeer(Peer):
         seats = [BrokerQueue(Kind.SLOT, name) for name in ("keeper", f"beat/{app.settings.name}")]
         self.queues = [names.queue(each) for each in (*tasks, *slots, *seats)] + [names.waiting, names.dead]
         self.exchanges = [exchange.name for exchange in names.exchanges()] + [names.store]
-        self._since = 0
+        self.since = 0
 
     async def open(self) -> None:
         if not self.sync:
@@ -80,6 +92,15 @@ class TaskqPeer(Peer):
     async def asend_many(self, numbers: Sequence[int]) -> None:
         await app.enqueue_many_async([bench.message(number, settings.LABEL) for number in numbers])
 
+    async def asend_keyed(self, count: int, keys: int) -> None:
+        """Enqueue so many with flow keys, in turn."""
+        for start in range(0, count, WINDOW):
+            numbers = range(start, min(start + WINDOW, count))
+            await app.enqueue_many_async([
+                bench.options(flow_key=key_of(number, keys), flow_parallelism=MANY).message(-1, settings.LABEL)
+                for number in numbers
+            ])  # fmt: skip
+
     def call(self, number: int) -> int:
         return bench.enqueue(number, settings.LABEL).get_result(timeout=30)
 
@@ -93,13 +114,13 @@ class TaskqPeer(Peer):
 
     def fill(self, count: int) -> None:
         """By `enqueue_many`: no copies, for every message has an id of its own."""
-        self._since = time.time_ns() // 1000
-        for start in range(0, count, _WINDOW):
-            self.send_many([-1] * min(_WINDOW, count - start))
+        self.since = time.time_ns() // 1000
+        for start in range(0, count, WINDOW):
+            self.send_many([-1] * min(WINDOW, count - start))
 
     def recorded(self, count: int) -> int:
         deadline = time.monotonic() + 60
-        while (found := self.count("taskq_messages WHERE ended_at >= " + str(self._since))) < count:
+        while (found := self.count("taskq_messages WHERE ended_at >= " + str(self.since))) < count:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{found} of {count} outcomes are on record after 60 s")
             time.sleep(0.002)
