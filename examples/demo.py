@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
+import json
 import os
 import socket
 import sys
@@ -24,7 +26,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from running import an_app, worker, worker_processes
+from qstash import AsyncQStash
+from qstash.dlq import DlqMessage
+from qstash.errors import QStashError
+from running import Destination, an_app, api, worker, worker_processes
 
 from taskq import (
     BrokerUnavailable,
@@ -57,7 +62,8 @@ if __name__ == "__main__":
     if given.store:
         os.environ["TASKQ_STORE"] = given.store
 
-app = an_app()
+TOKEN = "token-of-the-demo"
+app = an_app(api_token=TOKEN, delivery_allow="127.0.0.0/8,::1")
 orders = Queue("orders", parallelism=1)
 thumbnails = Queue("thumbnails", parallelism=4)
 mails = Queue("mails", rate_limit=RateLimit(5, per=1.0))
@@ -317,6 +323,44 @@ async def _all_done() -> bool:
     return all(tick.message is not None and tick.message.status.final for tick in await _ticks())
 
 
+async def over_http(check: Checks, folder: Path) -> None:
+    say("9. A message for a URL, by QStash's own Python client; then one that fails, and is retried from the DLQ.")
+    with Destination() as shop:
+        async with an_api(folder) as url:
+            client = AsyncQStash(TOKEN, base_url=url)
+            await delivered(check, client, shop)
+            await found_in_the_dlq(check, client, shop)
+
+
+async def delivered(check: Checks, client: AsyncQStash, shop: Destination) -> None:
+    sent = await client.message.publish_json(url=shop.url("/orders"), body={"order": 7}, callback=shop.url("/told"))
+    came = await shop.at("/orders")
+    check("the destination was sent it, signed, once", [(json.loads(one.body), one.headers["Upstash-Message-Id"])
+          for one in came if one.headers["Upstash-Signature"]] == [({"order": 7}, sent.message_id)])  # fmt: skip
+    [told] = [json.loads(one.body) for one in await shop.at("/told")]
+    said = told["sourceMessageId"], told["status"], base64.b64decode(told["body"])
+    check("its callback says what the destination answered", said == (sent.message_id, 200, b"seen"), said[1:])
+
+
+async def found_in_the_dlq(check: Checks, client: AsyncQStash, shop: Destination) -> None:
+    shop.answers["/stock"] = [500, 500]
+    lost = await client.message.publish(url=shop.url("/stock"), body="-1 lamp", retries=1, retry_delay="50")
+
+    async def dead() -> list[DlqMessage]:
+        return (await client.dlq.list(filter={"message_id": lost.message_id})).messages
+
+    await until(dead)
+    letters = await dead()
+    seen = [(one.response_status, one.body) for one in letters]
+    check("after its retry it lies in the DLQ, with the last answer", seen == [(500, "-1 lamp")], seen)
+    say("   The shop is well again; the dead letter is retried, as a new message.")
+    revived = await client.http.request(path=f"/v2/dlq/retry/{letters[0].dlq_id}", method="POST")
+    came = (await shop.at("/stock", 3))[2]
+    check("the same body came under a new id", (came.body, came.headers["Upstash-Message-Id"])
+          == (b"-1 lamp", revived["messageId"]) and revived["messageId"] != lost.message_id)  # fmt: skip
+    check("and the DLQ is empty", await dead() == [])
+
+
 SCENES = (
     first_tasks,
     order_under_failures,
@@ -326,6 +370,7 @@ SCENES = (
     cancelled,
     dead_letter,
     ticks_outlive_their_leader,
+    over_http,
 )
 
 
@@ -414,6 +459,27 @@ async def _beat_process(folder: Path, name: str) -> AsyncIterator[ABeat]:
         await process.wait()
 
 
+@contextlib.asynccontextmanager
+async def an_api(folder: Path) -> AsyncIterator[str]:
+    """`taskq api`, or on memory:// the same in this process; gives its URL."""
+    if app.settings.broker.startswith("memory:"):
+        async with api(app) as url:
+            yield url
+        return
+    port = free_port()
+    line = [sys.executable, "-m", "taskq", "api", "demo:app", "--port", str(port)]
+    with (folder / "api.log").open("wb") as output:
+        process = await asyncio.create_subprocess_exec(*line, stdout=output, stderr=output)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await until(lambda: asyncio.to_thread(answers, f"{url}/ready"), within=30)
+        yield url
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -456,7 +522,7 @@ async def main() -> int:
             for scene in SCENES:
                 try:
                     await scene(check, Path(name))
-                except TaskqError as error:
+                except (TaskqError, QStashError, AssertionError) as error:
                     check(f"{scene.__name__} came to its end", False, repr(error))
     took = time.monotonic() - began
     if check.failed:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import http.server
 import os
 import shutil
 import signal
@@ -17,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskq import TaskQ
 from taskq.worker.worker import Worker
@@ -67,6 +69,76 @@ async def worker(app: TaskQ, **options: Any) -> AsyncIterator[Worker]:
         one.stop()
         await asyncio.gather(serving, return_exceptions=True)
         await app.close()
+
+
+@contextlib.asynccontextmanager
+async def api(app: TaskQ) -> AsyncIterator[str]:
+    """The HTTP API in the running event loop, as `taskq api` serves it in a process; gives its URL."""
+    from taskq.api.server import Guest, listen, url_of
+
+    at_once = asyncio.Event()
+    at_once.set()
+    with listen(app, "127.0.0.1", 0) as listener:
+        async with Guest(app).serving(listener, once=at_once):
+            yield url_of(listener)
+
+
+class Arrival(NamedTuple):
+    """A request that came; `headers` may be asked for in any case."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Destination:
+    """A web server on a thread, to which messages go: keeps what it is sent, and answers 200 or as `answers` says.
+
+    arrivals  the requests, in the order in which they came
+    answers   path -> statuses, each given once; then 200 again
+    """
+
+    def __init__(self) -> None:
+        self.arrivals: list[Arrival] = []
+        self.answers: dict[str, list[int]] = {}
+        arrivals, answers = self.arrivals, self.answers
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                arrivals.append(Arrival(self.path, self.headers, body))
+                told = answers.get(self.path)
+                self.send_response(told.pop(0) if told else 200)
+                self.send_header("Content-Length", "4")
+                self.end_headers()
+                self.wfile.write(b"seen")
+
+            def log_message(self, format: str, *args: object) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def __enter__(self) -> Destination:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def url(self, path: str) -> str:
+        """Where it takes requests for a path."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}{path}"
+
+    async def at(self, path: str, count: int = 1, within: float = 20) -> list[Arrival]:
+        """The requests to a path, once there are so many."""
+        deadline = time.monotonic() + within
+        while len(found := [one for one in list(self.arrivals) if one.path == path]) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{count} requests to {path} were expected, {len(found)} came")
+            await asyncio.sleep(0.02)
+        return found
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ EMBEDDED = {
     "fan_out": "45 words, counted by 15 tasks inside one, in a worker with one place",
     "web_orders": "20 events applied in order, the balance is 1048555",
     "schedules": "of 3 ticks that were slept through, sent: skip 0, last 1, all 3",
+    "http_messages": "in order, retries included: 0 0 0 1 2 3 4",
 }
 WITH_RABBITMQ = {
     "results_elsewhere": (["results_elsewhere.py"], "failed ZeroDivisionError in divide"),
@@ -49,6 +50,7 @@ WITH_RABBITMQ = {
     "fan_out": (["fan_out.py"], EMBEDDED["fan_out"]),
     "parallelism": (["parallelism.py"], EMBEDDED["parallelism"]),
     "web_orders": (["web_orders.py"], EMBEDDED["web_orders"]),
+    "http_messages": (["http_messages.py"], EMBEDDED["http_messages"]),
 }
 HELPERS = {"running", "demo"}
 
@@ -98,7 +100,7 @@ def test_demo_embedded(tmp_path: Path) -> None:
     """The demo sees all that it promises without any server, and exits with 0."""
     done = run(["demo.py"], folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "All 24 checks held" in done.stdout
+    assert "All 29 checks held" in done.stdout
     assert "FAIL" not in done.stdout
 
 
@@ -107,7 +109,7 @@ def test_demo_on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
     done = run(["demo.py", "--broker", rabbitmq_url], folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "two worker processes" in done.stdout
-    assert "All 24 checks held" in done.stdout
+    assert "All 29 checks held" in done.stdout
 
 
 def test_demo_without_broker(unused_port: int, tmp_path: Path) -> None:
