@@ -355,6 +355,28 @@ class RequestHistory:
         events = [state for _, state in await told(store, RequestFilter(ids=[waiting.id]))]
         assert events == ["CANCELED", "CANCEL_REQUESTED", "CREATED"]
 
+    async def test_cancelled_by_several(self, stores: list[Store], clock: StillClock) -> None:
+        """Of several who cancel many while they fall due, one ends each; each is asked for in one line."""
+        messages = [asking() for _ in range(40)]
+        await accept(stores[0], *messages)
+        for one in messages[::2]:
+            await book(stores[0], one, 1)
+        clock.move(2)
+        ids = [one.id for one in messages]
+
+        async def release() -> None:
+            while due := await stores[2].claim_due(5, 60):
+                await stores[2].released([(one.message.id, one.message.hop) for one in due])
+
+        first, second, _ = await asyncio.gather(stores[0].cancel_many(ids), stores[1].cancel_many(ids[::-1]), release())
+        for one, effects in zip(messages, zip(first, second[::-1], strict=True), strict=True):
+            seen = await states(stores[0], one)
+            assert seen.count("CANCEL_REQUESTED") <= 1
+            assert effects.count("done") <= 1
+            if "done" in effects:
+                assert seen == ["CREATED", "CANCEL_REQUESTED", "CANCELED"]
+                assert set(effects) == {"done", "finished"} or set(effects) == {"done", "asked"}
+
     async def test_tasks_are_no_requests(self, store: Store) -> None:
         """A Python task's lines are not among the events, and stay as few as they were."""
         task = make()

@@ -401,6 +401,23 @@ class Cancelling:
         assert await settle(store, end(running, Status.CANCELLED, epoch=claimed.epoch)) is Settled.APPLIED
         assert (await store.changes(None)).cancels == [unknown.id, queued.id]
 
+    async def test_cancel_many(self, store: Store, clock: StillClock) -> None:
+        """Many cancels at once do to each what one does, in the order in which they were asked for."""
+        waiting, queued, unknown, done = (make() for _ in range(4))
+        await settle(store, parked(waiting, 30))
+        await store.record([queued])
+        await settle(store, end(done))
+        clock.move(20)
+        ids = [one.id for one in (queued, done, waiting, unknown, queued)]
+        assert await store.cancel_many(ids) == ["asked", "finished", "done", "asked", "asked"]
+        assert await status(store, waiting) is Status.CANCELLED
+        assert sorted((await store.changes(None)).cancels) == sorted([queued.id, unknown.id])
+        mark = (await store.changes(None)).mark
+        assert await store.cancel_many(ids) == ["asked", "finished", "finished", "asked", "asked"]
+        assert (await store.changes(mark)).mark == mark
+        assert await store.cancel_many([]) == []
+        assert (await store.history(waiting.id))[-1].state == "CANCELED"
+
     async def test_cancel_finished(self, store: Store) -> None:
         """A message with an outcome is not cancelled."""
         message = make()
