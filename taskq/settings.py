@@ -140,8 +140,8 @@ class Settings(BaseSettings):
     delivery_timeout: Seconds = Field(
         900.0, description="seconds that one attempt of an HTTP delivery may take at most"
     )
-    delivery_parallelism: int | None = Field(
-        None, ge=1, description="HTTP deliveries with a flow key that run at once, whatever their keys; none: no limit"
+    flow_parallelism: int | None = Field(
+        None, ge=1, description="messages with flow keys that run at once, over all keys and processes; none: no limit"
     )
     llm_url: URL | None = Field(
         None, description="URL of an OpenAI-compatible server, to which messages for api/llm go; none: refused"

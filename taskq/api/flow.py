@@ -62,7 +62,7 @@ async def list_keys(context: InContext, search: str = "") -> list[FlowShown]:
 async def global_parallelism(context: InContext) -> ParallelismShown:
     """Show how many deliveries with a key run."""
     running = sum([record.running async for record in _records(await context.store(), "")])
-    most = context.settings.delivery_parallelism or NO_LIMIT
+    most = context.settings.flow_parallelism or NO_LIMIT
     return ParallelismShown(parallelism_max=most, parallelism_count=running)
 
 

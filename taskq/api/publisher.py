@@ -162,21 +162,21 @@ class Publisher:
                 limit_bytes=self._settings.max_payload_bytes,
             )
         destination = publishing.destination(order.destination)
-        record = None if order.queue is None else await self._queue(Queue(check_queue_name(order.queue), parallelism=1))
+        queue = None if order.queue is None else Queue(check_queue_name(order.queue), parallelism=1)
         defaults, members = await self._members(destination)
         said = publishing.read(order.headers, order.query, defaults=defaults)
         if destination.kind == "llm" and said.callback is None:
             raise InvalidRequest("destination api/llm needs Upstash-Callback: that is where the answer goes")
         due_at = self._clock.now() + timedelta(seconds=self._settings.publish_timeout + REPAIR_AFTER)
         group = destination.kind == "group"
-        planned = []
+        parcels = []
         for member in members:
             message = publishing.compose(
                 said,
                 member.url,
                 order.body,
                 now=self._clock.now(),
-                queue=self._queue_name(member.url) if record is None else record.name,
+                queue=self._queue_name(member.url) if queue is None else queue.name,
                 queue_name=order.queue,
                 caller_ip=order.caller_ip,
                 topic=destination.value if group else None,
@@ -184,8 +184,9 @@ class Publisher:
             )
             self._check_task(message)
             dedup = publishing.dedup_key(said, destination.text, order.body, member=member.url if group else None)
-            planned.append(Planned(member.url, Parcel(message, outbox_row(message, "enqueue", due_at), dedup), record))
-        return planned
+            parcels.append(Parcel(message, outbox_row(message, "enqueue", due_at), dedup))
+        record = None if queue is None else await self._queue(queue)  # last: what is refused makes no queue
+        return [Planned(member.url, parcel, record) for member, parcel in zip(members, parcels, strict=True)]
 
     async def _members(self, destination: Destination) -> tuple[Headers, Sequence[Endpoint]]:
         """The headers that go with a destination by default, and the URLs that it means."""
@@ -235,6 +236,10 @@ class Publisher:
                 self._broker.broadcast(control({"changed": queue.name}))
             known = self._queues[queue.name] = (now, record)
         return known[1]
+
+    def forget(self, name: str) -> None:
+        """The queue has been changed or deleted."""
+        self._queues.pop(name, None)
 
     # -- accepting --------------------------------------------------------------------------
 

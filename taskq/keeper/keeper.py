@@ -37,7 +37,13 @@ class Keeper:
             dead_letters=settings.dead_letter_retention,
             log=settings.log_retention,
         )
-        self._release = Release(store=store, dispatcher=dispatcher, clock=clock, on_heads=self._tell_heads)
+        self._release = Release(
+            store=store,
+            dispatcher=dispatcher,
+            clock=clock,
+            flow_parallelism=settings.flow_parallelism,
+            on_heads=self._tell_heads,
+        )
         self._seat = Seat(SEAT, self._lead, broker=broker, store=store, clock=clock, settings=settings)
 
     @property

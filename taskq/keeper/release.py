@@ -37,10 +37,22 @@ KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
 
 
 class Release:
-    """See the module. The clock tells the store's time; `on_heads` is told of heads that their keys let go."""
+    """See the module.
+
+    Args:
+        clock: tells the store's time.
+        flow_parallelism: at most so many messages with flow keys run at once, over all keys.
+        on_heads: told of heads that their keys let go.
+    """
 
     def __init__(
-        self, *, store: Store, dispatcher: Dispatcher, clock: Clock, on_heads: Callable[[Sequence[str]], None]
+        self,
+        *,
+        store: Store,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        flow_parallelism: int | None,
+        on_heads: Callable[[Sequence[str]], None],
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
@@ -50,6 +62,7 @@ class Release:
         self._records: dict[str, tuple[float, QueueRecord | None]] = {}
         self._outbox_at = 0.0
         self._on_heads = on_heads
+        self._flow_parallelism = flow_parallelism
         self._after_key: str | None = None
         self._ahead = Ahead()
         self._fruitless = 0  # looks at keys, one after the other, that let nothing go
@@ -90,7 +103,9 @@ class Release:
         if not self._keys_wait and now < self._keys_at:
             return False
         self._keys_wait, self._keys_at = False, now + KEYS_EVERY
-        found = await self._store.let_go(self._after_key, BATCH, LEASE, ahead=self._ahead.of_queues, most=AHEAD_FIRST)
+        found = await self._store.let_go(
+            self._after_key, BATCH, LEASE, ahead=self._ahead.of_queues, most=AHEAD_FIRST, total=self._flow_parallelism
+        )
         self._fruitless = 0 if found.rows else self._fruitless + 1
         self._after_key = found.last
         self._keys_wait |= found.last is not None

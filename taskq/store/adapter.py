@@ -317,14 +317,21 @@ class SqlStore:
     # Flow control
 
     async def let_go(
-        self, after: str | None, limit: int, lease: float, *, ahead: Mapping[str, int], most: int
+        self,
+        after: str | None,
+        limit: int,
+        lease: float,
+        *,
+        ahead: Mapping[str, int],
+        most: int,
+        total: int | None = None,
     ) -> LetGo:
-        found, asked, unreadable = await self._write(sql.waiting.let_go, after, limit, lease, ahead, most)
+        found, asked, unreadable = await self._write(sql.waiting.let_go, after, limit, lease, ahead, most, total)
         await self._see_to(asked, unreadable)
         return found
 
-    async def take_permits(self, asks: Sequence[Ask], lease: float) -> list[Permit]:
-        return await self._write(sql.flow.take, asks, lease)
+    async def take_permits(self, asks: Sequence[Ask], lease: float, *, bounded: bool = False) -> list[Permit]:
+        return await self._write(sql.flow.take, asks, lease, bounded)
 
     async def renew_permits(self, worker: str, lease: float) -> list[str]:
         return await self._write(sql.flow.renew, worker, lease)

@@ -662,19 +662,29 @@ class FlowKeys(Protocol):
     """Flow control by key: who may start. Messages that have a key wait in the waiting room when they are due."""
 
     async def let_go(
-        self, after: str | None, limit: int, lease: float, *, ahead: Mapping[str, int], most: int
+        self,
+        after: str | None,
+        limit: int,
+        lease: float,
+        *,
+        ahead: Mapping[str, int],
+        most: int,
+        total: int | None = None,
     ) -> LetGo:
         """Reserve permits for the oldest waiters of the keys, as far as these allow; the keys after
         `after` come first.
 
         lease: seconds for which the waiting rows are the caller's, as with `claim_due`.
         ahead: queue -> how many may be let go and not yet begun; `most` for other queues.
+        total: at most so many runs of all keys together; None: no such limit.
         """
         ...
 
-    async def take_permits(self, asks: Sequence[Ask], lease: float) -> list[Permit]:
+    async def take_permits(self, asks: Sequence[Ask], lease: float, *, bounded: bool = False) -> list[Permit]:
         """The right to start, for each: one that was let go has it, unless its key was paused, or its rate is full
-        meanwhile; others have it if there is room and nobody has waited for longer. It counts for `lease` seconds."""
+        meanwhile; others have it if there is room and nobody has waited for longer. It counts for `lease` seconds.
+
+        bounded: all keys together are limited, so that nobody has it who was not let go."""
         ...
 
     async def renew_permits(self, worker: str, lease: float) -> list[str]:

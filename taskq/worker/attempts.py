@@ -127,9 +127,10 @@ class Attempts:
         """Their keys let these heads go: those that wait here ask again."""
         for message_id in message_ids:
             run = self.runs.get(message_id)
-            if run is not None and run.wake is not None:
-                run.called = True
-                run.wake.set()
+            if run is not None:
+                run.called = True  # also one that is on its way to its wait
+                if run.wake is not None:
+                    run.wake.set()
 
     # -- a delivery becomes a run -----------------------------------------------------------
 
@@ -374,6 +375,7 @@ class Attempts:
         """Take a permit of the message's key. Without one it waits: a head where it is, others with the keeper."""
         assert run.task is not None
         run.task.prepare()
+        run.called = False
         permit = await self._keys.take(run)
         if permit.granted:
             run.on_begin = functools.partial(self._keys.begun, run)
@@ -381,6 +383,7 @@ class Attempts:
         if not run.unit.in_place:
             return Held(permit.since)
         await self._unclaim(run)
+        self._settler.on_due(self.clock.now())  # where all keys together are limited, only the keeper lets it go
         return NotYet(permit.retry_in)
 
     async def _rate(self, run: Run) -> Outcome | Denied | None:
@@ -475,7 +478,10 @@ class Attempts:
         run.context = None
         if not run.unit.wanted or (run.abort is not None and run.abort is not Abort.CANCELLED):
             return False
-        run.wake, run.called = asyncio.Event(), False
+        if run.called:
+            run.called = False
+            return run.delivery.valid
+        run.wake = asyncio.Event()
         longest = self._longest_hold()
         try:
             async with asyncio.timeout(min(seconds, longest)):

@@ -37,19 +37,25 @@ class Held:
 
 
 class Keys:
-    """The permits of one worker; `spawn` runs a coroutine for as long as it lives."""
+    """The permits of one worker.
 
-    def __init__(self, *, store: Store, clock: Clock, worker: str, spawn: Callable[..., None]) -> None:
+    Args:
+        bounded: all keys together are limited.
+        spawn: runs a coroutine for as long as the worker lives.
+    """
+
+    def __init__(self, *, store: Store, clock: Clock, worker: str, bounded: bool, spawn: Callable[..., None]) -> None:
         self.asks: Group[Ask, Permit] = Group(self._ask, clock=clock, what="asking keys for permits")
         self._store = store
         self._clock = clock
         self._worker = worker
+        self._bounded = bounded
         self._spawn = spawn
         self._held: dict[str, Held] = {}
         self._renewed = 0.0
 
     async def _ask(self, asks: list[Ask]) -> list[Permit]:
-        return await self._store.take_permits(asks, LEASE)
+        return await self._store.take_permits(asks, LEASE, bounded=self._bounded)
 
     async def take(self, run: Run) -> Permit:
         """The right to start, or when to ask again."""

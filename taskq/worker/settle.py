@@ -20,7 +20,7 @@ from taskq.broker.base import DEAD, Broker, Outgoing
 from taskq.client import reply
 from taskq.clock import Clock
 from taskq.dispatch import Dispatcher, outbox_row
-from taskq.errors import InvalidMessage, TaskqError
+from taskq.errors import InvalidMessage, InvalidRequest, TaskqError
 from taskq.group import Group
 from taskq.handle import Ending
 from taskq.http.request import PAYLOAD_TYPE, Response, request_of
@@ -67,7 +67,7 @@ class Settler:
         self._dispatcher = dispatcher
         self._clock = clock
         self._worker = worker
-        self._on_due = on_due
+        self.on_due = on_due
         self.group: Group[Settlement, Settled] = Group(store.settle, clock=clock, what="recording outcomes")
         self.wanted: dict[str, set[str]] = {}
         self._replies: dict[str, list[Any]] = {}
@@ -162,22 +162,27 @@ class Settler:
         try:
             request = request_of(settlement.message) if answered else None
         except InvalidMessage:
-            request = None  # damaged: it is dead for that, and named nobody to be told
+            request = None  # damaged: it is dead for that, and names nobody to be told
         if request is None or (request.callback is None and request.failure_callback is None):
             return settlement
         response = Response(0) if settlement.response is None else Response.decode(settlement.response)
-        born = callbacks_of(
-            settlement.message,
-            request,
-            response,
-            attempt=settlement.attempt,
-            epoch=settlement.epoch,
-            failed=failed,
-            dead_letter_id=dead_letter.letter_id(
-                settlement.message.id, settlement.message.hop, settlement.ended_at, b""
-            ),
-            now=settlement.ended_at,
-        )
+        try:
+            born = callbacks_of(
+                settlement.message,
+                request,
+                response,
+                attempt=settlement.attempt,
+                epoch=settlement.epoch,
+                failed=failed,
+                dead_letter_id=dead_letter.letter_id(
+                    settlement.message.id, settlement.message.hop, settlement.ended_at, b""
+                ),
+                now=settlement.ended_at,
+            )
+        except InvalidRequest as error:
+            # Checked when it was published, by a version that allowed more.
+            logger.error("message %s: its callback cannot be made: %s", settlement.message.id, error)
+            return settlement
         due_at = settlement.ended_at + timedelta(seconds=REPAIR_AFTER)
         rows = tuple(outbox_row(message, "born", due_at) for message in born)
         return replace(settlement, born=tuple(born), outbox=settlement.outbox + rows)
@@ -206,9 +211,9 @@ class Settler:
 
     def _follow(self, run: Run, settlement: Settlement, outcome: Outcome, then: Callable[[Settled], None]) -> None:
         if settlement.parked is not None and settlement.parked.not_before is not None:
-            self._on_due(settlement.parked.not_before)
+            self.on_due(settlement.parked.not_before)
         elif run.message.flow is not None:
-            self._on_due(settlement.ended_at)  # the next of its key may start
+            self.on_due(settlement.ended_at)  # the next of its key may start
         if settlement.status.final:
             self.reply(run, Ending(settlement.status, settlement.result, settlement.result_type, settlement.failure))
         if settlement.outbox:

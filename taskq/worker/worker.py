@@ -137,7 +137,13 @@ class Worker:
             worker=self.id,
             on_due=lambda due: self.neighbours.due(due),
         )
-        self.keys = Keys(store=self.store, clock=clock, worker=self.id, spawn=self._spawn)
+        self.keys = Keys(
+            store=self.store,
+            clock=clock,
+            worker=self.id,
+            bounded=self.settings.flow_parallelism is not None,
+            spawn=self._spawn,
+        )
         self.deliveries = Deliveries(store=self.store, clock=clock, settings=self.settings)
         self.attempts = Attempts(
             app=self.app,

@@ -49,6 +49,21 @@ async def finish(store: Store, message: Message, worker: str = "worker") -> None
 
 
 class FlowControl:
+    async def test_a_limit_of_all_keys_together(self, store: Store, clock: StillClock) -> None:
+        """Keys take turns for what is left; who was not let go has no permit; lapsed permits count no more."""
+        ids = await booked(store, [keyed(key, parallelism=5) for key in "aabbcc"])
+        first = await store.let_go(None, 100, 10, ahead={}, most=100, total=3)
+        assert {row.message.id for row in first.rows} == {ids[0], ids[1], ids[2]}
+        second = await store.let_go(first.last, 100, 10, ahead={}, most=100, total=3)
+        assert second.rows == [] and second.next_at is not None
+        clock.move((second.next_at - at(0)).total_seconds())
+        third = await store.let_go(first.last, 100, 10, ahead={}, most=100, total=3)
+        assert {row.message.id for row in third.rows} >= {ids[4], ids[5]}
+        stranger = keyed("d", parallelism=5)
+        [denied] = await store.take_permits([Ask(stranger, "worker", False)], LEASE, bounded=True)
+        [granted] = await store.take_permits([Ask(stranger, "worker", False)], LEASE)
+        assert (denied.granted, granted.granted) == (False, True)
+
     async def test_parallelism_of_a_key(self, store: Store) -> None:
         """As many as the key allows are let go, oldest first; the next when one of them has ended."""
         messages = [keyed(parallelism=2) for _ in range(4)]

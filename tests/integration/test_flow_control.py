@@ -78,6 +78,34 @@ async def test_a_key_runs_as_many_at_once_as_it_may(room: Room) -> None:
     assert sorted(seen.order("a")) == list(range(40))
 
 
+async def test_all_keys_together_run_as_many_at_once_as_the_setting_says(room: Room) -> None:
+    """Three keys of three each, and four at once; none starves, and heads of ordered queues count too."""
+    seen = Seen()
+    most, running = 0, 0
+
+    @room.app.task(name="watched")
+    async def watched(key: str, number: int) -> None:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        seen.enter(key, number)
+        await asyncio.sleep(0.02)
+        running -= 1
+
+    room.app.queues["line"] = Queue("line", parallelism=1)
+    for _ in range(2):
+        await room.worker(settings={"flow_parallelism": 4})
+    handles = []
+    for number in range(20):
+        for key in "abc":
+            options = watched.options(flow_key=key, flow_parallelism=3)
+            options = options.options(queue=room.app.queues["line"]) if number % 5 == 0 else options
+            handles.append(await options.enqueue_async(key, number))
+    await all_of(handles)
+    assert 2 <= most <= 4
+    assert {key: sorted(seen.order(key)) for key in "abc"} == dict.fromkeys("abc", list(range(20)))
+
+
 async def test_one_at_a_time_keeps_the_order_of_sending(room: Room) -> None:
     seen = Seen()
     step = steps(room, seen).options(flow_key="a", flow_parallelism=1)

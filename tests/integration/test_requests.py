@@ -334,3 +334,9 @@ async def test_a_queue_made_by_enqueue_keeps_what_was_set(room: Room, publisher:
     assert wide is not None and wide.parallelism == 5
     assert narrow is not None and (narrow.parallelism, narrow.born_fifo, narrow.origin) == (1, True, "operator")
     assert await store.lag(["wide", "narrow"]) == {"wide": 1, "narrow": 1}
+
+
+async def test_what_is_refused_makes_no_queue(room: Room, publisher: Publisher) -> None:
+    with pytest.raises(InvalidRequest):
+        await publisher.send(order("https://example.com", queue="new", retries="many"))
+    assert await (await room.store()).get_queue("new") is None

@@ -35,6 +35,7 @@ Q = tables.queues
 RESERVED_FOR = 10.0  # seconds within which a message that was let go has to begin
 HEAD_FOR = 30.0  # seconds for which a head that waits keeps its place without asking again
 KEYS = 200  # looked at in one transaction
+ALL = "flow//all"  # what is locked where all keys together are limited; a window's name, and no key's
 LOOK_AGAIN = 0.05  # seconds, while what was let go has not begun
 _COLUMNS = ("key", "parallelism", "rate_limit", "rate_per", "paused", "pinned_parallelism", "pinned_rate", "updated_at")
 _PERMIT = ("message_id", "key", "queue", "state", "worker", "since", "until")
@@ -106,13 +107,18 @@ class Found:
     more: bool
 
 
-def let_go(tx: Tx, after: str | None, limit: int, lease: float, ahead: Mapping[str, int], most: int) -> Found:
+def let_go(
+    tx: Tx, after: str | None, limit: int, lease: float, ahead: Mapping[str, int], most: int, total: int | None
+) -> Found:
     """Reserve for the oldest waiters of the next keys after `after`, up to `limit` of them.
 
     Args:
         lease: seconds for which the waiting rows are the caller's.
         ahead: queue -> how many may be let go and not begun; `most` for queues that are not in it.
+        total: at most so many runs of all keys together.
     """
+    if total is not None:
+        starts.lock(tx, ALL)
     now = tx.now()
     keys = _keys(tx, after or "", None)
     if after is not None and len(keys) < KEYS:
@@ -124,6 +130,7 @@ def let_go(tx: Tx, after: str | None, limit: int, lease: float, ahead: Mapping[s
     flows = {row.key: row for row in tx.connection.execute(statement)}
     reserved, running = _held(tx, keys, now)
     room = {queue: ahead.get(queue, most) - n for queue, n in _reserved(tx, now).items()}
+    left, lapses = _all_room(tx, total, now)
     for key in keys:
         flow = flows[key]
         if flow.paused:
@@ -132,7 +139,11 @@ def let_go(tx: Tx, after: str | None, limit: int, lease: float, ahead: Mapping[s
         if free <= 0:
             _sooner(found, opens)
             continue
-        chosen, blocked = _oldest(tx, flow.key, min(free, limit - len(found.rows)), now, room, ahead, most)
+        if left <= 0:
+            _sooner(found, lapses)
+            break
+        chosen, blocked = _oldest(tx, flow.key, min(free, left, limit - len(found.rows)), now, room, ahead, most)
+        left -= len(chosen)
         if blocked:
             _sooner(found, now + round(LOOK_AGAIN * 1_000_000))
         _reserve(tx, key, chosen, now, lease, found)
@@ -198,6 +209,15 @@ def _room(tx: Tx, flow: sa.Row[Any], reserved: int, running: int, now: int) -> t
     return free, opens
 
 
+def _all_room(tx: Tx, total: int | None, now: int) -> tuple[int, int | None]:
+    """How many more may be let go of all keys together, and when that may change by itself."""
+    if total is None:
+        return 2**31, None
+    held = sa.select(sa.func.count(), sa.func.min(P.c.until)).where(P.c.until > now, P.c.state != "head")
+    count, lapses = tx.connection.execute(held).one()
+    return total - count, lapses
+
+
 def _rate(flow: sa.Row[Any]) -> RateLimit | None:
     return None if flow.rate_limit is None else RateLimit(flow.rate_limit, flow.rate_per)
 
@@ -249,7 +269,7 @@ def _reserve(tx: Tx, key: str, chosen: Sequence[_Waiter], now: int, lease: float
 # -- running ---------------------------------------------------------------------------------
 
 
-def take(tx: Tx, asks: Sequence[Ask], lease: float) -> list[Permit]:
+def take(tx: Tx, asks: Sequence[Ask], lease: float, bounded: bool) -> list[Permit]:
     found: dict[int, Permit] = {}
     order = sorted(range(len(asks)), key=lambda index: clean(asks[index].flow.key))
     meet(tx, [asks[index].message for index in order])
@@ -258,18 +278,18 @@ def take(tx: Tx, asks: Sequence[Ask], lease: float) -> list[Permit]:
     flows = {row.key: row for row in tx.connection.execute(select)}
     for index in order:
         ask = asks[index]
-        found[index] = _take(tx, ask, flows[clean(ask.flow.key)], lease)
+        found[index] = _take(tx, ask, flows[clean(ask.flow.key)], lease, bounded)
     return [found[index] for index in range(len(asks))]
 
 
-def _take(tx: Tx, ask: Ask, flow: sa.Row[Any], lease: float) -> Permit:
+def _take(tx: Tx, ask: Ask, flow: sa.Row[Any], lease: float, bounded: bool) -> Permit:
     now = tx.now()
     message_id = clean(ask.message.id)
     held = tx.connection.execute(sa.select(P).where(P.c.message_id == message_id)).first()
     since = now if held is None else held.since
     counts = held is not None and held.until > now and held.state != "head"
     retry_in: float | None = None
-    if flow.paused or not (counts or _next_in_line(tx, flow, since, message_id, now)):
+    if flow.paused or not (counts or (not bounded and _next_in_line(tx, flow, since, message_id, now))):
         retry_in = 1.0
     rate, before = _rate(flow), 0
     if retry_in is None and rate is not None:

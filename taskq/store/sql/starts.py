@@ -75,6 +75,11 @@ def restamp(tx: Tx, queue: str, after: int, ahead: float) -> bool:
     return True
 
 
+def lock(tx: Tx, name: str) -> None:
+    """Keep others who lock the same name waiting until the transaction ends."""
+    _held(tx, name)
+
+
 def _held(tx: Tx, queue: str) -> tuple[sa.Row[tuple[int, int]], int]:
     """The window's row, made if there is none and locked, and the clock read after that."""
     # SET is evaluated when the lock is held: the instant is not one from before a wait for it.

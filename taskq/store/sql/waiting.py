@@ -91,10 +91,10 @@ def claim_due(tx: Tx, limit: int, lease: float) -> tuple[list[WaitingRow], list[
 
 
 def let_go(
-    tx: Tx, after: str | None, limit: int, lease: float, ahead: Mapping[str, int], most: int
+    tx: Tx, after: str | None, limit: int, lease: float, ahead: Mapping[str, int], most: int, total: int | None
 ) -> tuple[LetGo, list[str], list[tuple[str, int]]]:
     """`claim_due` for those that wait for a key."""
-    found = flow.let_go(tx, after, limit, lease, ahead, most)
+    found = flow.let_go(tx, after, limit, lease, ahead, most, total)
     mine = set(found.rows)
     select = sa.select(T.c.id, T.c.hop, T.c.due_at, T.c.body).where(T.c.id.in_([message_id for message_id, _ in mine]))
     rows = tx.connection.execute(select).all() if mine else []
