@@ -129,9 +129,14 @@ class Dispatcher:
         """Declare what the message needs, from its queue's row, which is made if there is none."""
         store = await self._open_store()
         await self._broker.declare_base(store.id)
-        declared = queue if isinstance(queue, Queue) else Queue(message.queue)
-        origin = "gateway" if message.payload_type == PAYLOAD_TYPE else "name"
-        record = await store.ensure_queue(declared, origin="code" if limits(declared) else origin)
+        if isinstance(queue, QueueRecord):
+            record = await store.get_queue(queue.name) or await store.ensure_queue(
+                _as_it_was(queue), origin=queue.origin
+            )
+        else:
+            declared = queue or Queue(message.queue)
+            origin = "gateway" if message.payload_type == PAYLOAD_TYPE else "name"
+            record = await store.ensure_queue(declared, origin="code" if limits(declared) else origin)
         for broker_queue in broker_queues(record):
             await self._broker.declare(broker_queue)
         return record
@@ -150,6 +155,19 @@ def _obeys_priorities(queue: Queue | QueueRecord | None) -> bool:
         case QueueRecord():
             return queue.born_priorities
     return False
+
+
+def _as_it_was(record: QueueRecord) -> Queue:
+    """The queue that a record tells of, for one that was deleted since."""
+    return Queue(
+        record.name,
+        parallelism=record.parallelism,
+        rate_limit=record.rate_limit,
+        worker_parallelism=record.worker_parallelism,
+        priorities=record.born_priorities,
+        partitions=record.partitions,
+        retry_in_place=record.retry_in_place,
+    )
 
 
 def limits(queue: Queue) -> bool:

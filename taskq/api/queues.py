@@ -57,6 +57,7 @@ async def put_queue(wanted: QueueWanted, context: InContext) -> Done:
     paused = ... if wanted.paused is None else wanted.paused
     async with context.changing:
         await (await _queues(context)).put(name, wanted.parallelism, paused=paused, patience=PATIENCE)
+        (await context.publisher()).forget(name)
     return Done()
 
 
@@ -85,6 +86,7 @@ async def delete_queue(name: Name, context: InContext) -> Done:
     """Delete a queue. Its messages are cancelled. It is fine if there is none."""
     async with context.changing:
         await (await _queues(context)).delete(_own(name), patience=PATIENCE)
+        (await context.publisher()).forget(name)
     return Done()
 
 

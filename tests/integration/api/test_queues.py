@@ -94,6 +94,7 @@ async def test_deleting_a_queue_cancels_its_messages(anywhere: Served, endpoint:
         await anywhere.refused("GET", "/v2/queues/q", 404)
     assert await anywhere.answer("GET", "/v2/queues") == []
     await anywhere.enqueue("q", endpoint.url("/in"))
+    assert (await anywhere.answer("GET", "/v2/queues/q"))["parallelism"] == 1
     await anywhere.worker()
     await endpoint.until("/in")
     assert endpoint.requests("/never") == []
@@ -116,3 +117,23 @@ async def test_deleting_a_queue_stops_what_runs(anywhere: Served, endpoint: Endp
         for message_id in (retried, behind, *([running] if parallelism == 2 else [])):
             await anywhere.until_status(message_id, "CANCELLED")
     assert endpoint.requests("/never") == [] and len(endpoint.requests("/fails")) == 1
+
+
+async def test_who_knows_a_deleted_queue_brings_it_back_as_it_was(anywhere: Served) -> None:
+    """A sender that has not heard of the deletion loses no message, and makes no queue without limits."""
+    app = anywhere.room.app
+
+    @app.task(name="double")
+    async def double(number: int) -> int:
+        return 2 * number
+
+    await anywhere.answer("POST", "/v2/queues", json={"queueName": "q", "parallelism": 3})
+    known = await (await anywhere.room.store()).get_queue("q")
+    await anywhere.answer("DELETE", "/v2/queues/q")
+    message = double.options(queue="q").message(4).message
+    dispatcher = app.client().dispatcher
+    assert known is not None and dispatcher is not None
+    await dispatcher.send(message, known)
+    assert (await anywhere.answer("GET", "/v2/queues/q"))["parallelism"] == 3
+    await anywhere.worker()
+    assert await app.handle(message.id).get_result_async(15) == 8
