@@ -167,35 +167,46 @@ class TaskQ:
 
         Args:
             id: its name among the app's schedules.
-            task: the task, with `task.options(…)` if it is to have any; or its name.
+            task: the task, with `task.options(…)` if it is to have any; or its name; or an http(s) URL.
             options: one of `cron`, `every` and `at`, and more; see `ScheduleOptions`.
 
         Raises:
             InvalidSchedule: naming what cannot be: the cron's field, the zone, the interval, the id.
             InvalidArguments, UnknownTask: what would be sent cannot be.
         """
-        schedule, prepared = self.plan_schedule(id, task, **options)
+        schedule, queue = self.plan_schedule(id, task, **options)
         known = self.scheduled.get(id)
         if known is not None and known[0].to_row("") != schedule.to_row(""):
             raise InvalidSchedule(f"schedule {id!r} is declared twice, differently")
-        self.scheduled[id] = (schedule, self.declare_queue(prepared.queue))
+        self.scheduled[id] = (schedule, self.declare_queue(queue))
         return schedule
 
     def plan_schedule(
         self, id: str, task: Task[..., Any] | str, **options: Unpack[ScheduleOptions]
-    ) -> tuple[Schedule, Prepared[Any]]:
-        """The schedule that `schedule` would declare, and its message as it would be sent now."""
-        from taskq.schedule import ONE_MESSAGE_ONLY, make_schedule, plan_of  # read only where there are schedules
+    ) -> tuple[Schedule, Queue]:
+        """The schedule that `schedule` would declare, and the queue that its messages go by."""
+        from taskq.schedule import (  # read only where there are schedules
+            ONE_MESSAGE_ONLY,
+            make_schedule,
+            plan_of,
+            request_template,
+        )
 
         plan = plan_of(id, options)
+        if isinstance(task, str) and "://" in task:
+            message = request_template(id, task, options, now=self.clock.now())
+            return make_schedule(id, plan, message, options.get("overlap", "allow")), Queue(message.queue)
+        for name in ("headers", "body"):
+            if name in options:
+                raise InvalidSchedule(f"schedule {id}: {name} goes with a URL; a task takes args and kwargs")
         task = self.get_task(task) if isinstance(task, str) else task
         if not isinstance(task, Task):
-            raise InvalidSchedule(f"schedule {id}: a task or its name, got {task!r:.80}")
+            raise InvalidSchedule(f"schedule {id}: a task, its name or a URL, got {task!r:.80}")
         for name, why in ONE_MESSAGE_ONLY.items():
             if name in task.chosen:
                 raise InvalidSchedule(f"schedule {id}: options({name}=…) {why}")
         prepared = task.message(*options.get("args", ()), **options.get("kwargs", {}))
-        return make_schedule(id, plan, prepared.message, options.get("overlap", "allow")), prepared
+        return make_schedule(id, plan, prepared.message, options.get("overlap", "allow")), prepared.queue
 
     @functools.cached_property
     def schedules(self) -> Schedules:

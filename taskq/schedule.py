@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any, TypedDict
 
 from taskq.clock import to_ms
-from taskq.errors import InvalidMessage, InvalidSchedule
-from taskq.http.request import request_of
+from taskq.errors import InvalidMessage, InvalidRequest, InvalidSchedule
+from taskq.http.publishing import check_url, compose, read
+from taskq.http.request import HTTP_TASK, request_of
 from taskq.message import CONTENT_TYPE, Message, decode, new_id
 from taskq.store.base import OutboxRow, ScheduleRow, Tick
 from taskq.store.gateway import GroupRecord
@@ -147,6 +148,8 @@ class ScheduleOptions(TypedDict, total=False):
     jitter      float, seconds: each tick is put off by its own share of them
     starts_at, ends_at  aware datetimes: no ticks before, or after
     max_runs    int: how many messages it sends in all
+    headers     text -> text, for a URL: what is sent, and settings, as the HTTP API takes them (`Upstash-Method: PUT`)
+    body        text or bytes, for a URL
     """
 
     cron: str | None
@@ -162,6 +165,8 @@ class ScheduleOptions(TypedDict, total=False):
     starts_at: datetime | None
     ends_at: datetime | None
     max_runs: int | None
+    headers: Mapping[str, str]
+    body: str | bytes
 
 
 def plan_of(id: str, options: ScheduleOptions) -> Plan:
@@ -205,6 +210,28 @@ def _plan_of(options: ScheduleOptions) -> Plan:
         timetable = Once(at)
     policies = {name: value for name, value in options.items() if name in _POLICIES}
     return Plan(timetable, **policies)  # type: ignore[arg-type]
+
+
+def request_template(id: str, url: str, options: ScheduleOptions, *, now: datetime) -> Message:
+    """The message of a schedule that calls a URL.
+
+    Raises:
+        InvalidSchedule: naming the header or value, and what is allowed.
+    """
+    if options.get("args") or options.get("kwargs"):
+        raise InvalidSchedule(f"schedule {id}: args and kwargs go with a task; a URL takes headers and body")
+    headers, body = options.get("headers", {}), options.get("body", b"")
+    if not isinstance(headers, Mapping) or not all(isinstance(text, str) for pair in headers.items() for text in pair):
+        raise InvalidSchedule(f"schedule {id}: headers is a map from text to text, got {headers!r:.80}")
+    if not isinstance(body, str | bytes):
+        raise InvalidSchedule(f"schedule {id}: body is text or bytes, got {body!r:.80}")
+    try:
+        url = check_url("url", url)
+        said = read(tuple(headers.items()))
+    except InvalidRequest as error:
+        raise InvalidSchedule(f"schedule {id}: {error}") from None
+    data = body.encode() if isinstance(body, str) else body
+    return compose(said, url, data, now=now, queue=HTTP_TASK, schedule_id=id)
 
 
 def make_schedule(id: str, plan: Plan, message: Message, overlap: str) -> Schedule:

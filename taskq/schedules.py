@@ -110,10 +110,10 @@ class Schedules:
 
     async def upsert_async(self, id: str, task: Task[..., Any] | str, **options: Any) -> ScheduleInfo:
         """`upsert` for async code."""
-        schedule, prepared = self._app.plan_schedule(id, task, **options)
+        schedule, queue = self._app.plan_schedule(id, task, **options)
         store = await self._store()
-        if limits(prepared.queue):
-            await store.ensure_queue(prepared.queue)
+        if limits(queue):
+            await store.ensure_queue(queue)
         first = schedule.first_after(await store.now())
         if first is None:
             raise InvalidSchedule(f"schedule {id} would never fire: its time is over")

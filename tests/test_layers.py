@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "dispatch": GROUND | PORTS,
     "dead_letter": GROUND | PORTS,
     "seat": GROUND | PORTS,
-    "schedule": GROUND | PORTS,
+    "schedule": GROUND | PORTS | {"http"},
     "beat": SHARED | {"seat", "schedule"},
     "schedules": SHARED | {"app", "handle", "schedule", "task"},
     "handle": GROUND,

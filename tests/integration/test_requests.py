@@ -12,7 +12,7 @@ import pytest
 from taskq import TaskQ
 from taskq.api.publisher import Order, Publisher
 from taskq.dispatch import control
-from taskq.errors import InvalidArguments, InvalidRequest, PayloadTooLarge, UnknownTask
+from taskq.errors import InvalidArguments, InvalidRequest, InvalidSchedule, PayloadTooLarge, UnknownTask
 from taskq.outcome import Status
 from taskq.queue import Queue
 from taskq.store.base import DeadFilter
@@ -340,3 +340,19 @@ async def test_what_is_refused_makes_no_queue(room: Room, publisher: Publisher) 
     with pytest.raises(InvalidRequest):
         await publisher.send(order("https://example.com", queue="new", retries="many"))
     assert await (await room.store()).get_queue("new") is None
+
+
+async def test_code_may_schedule_a_url(room: Room, publisher: Publisher, destination: Destination) -> None:
+    url = destination.url("/tick")
+    options: dict[str, object] = {"every": 1.0, "max_runs": 2, "headers": {"Upstash-Method": "PUT"}}
+    room.app.schedule("ping", url, body="up?", **options)  # type: ignore[arg-type]
+    twin = room.twin(**LOOPBACK)
+    twin.scheduled = room.app.scheduled
+    await room.worker(app=twin, beat=True)
+    seen = await destination.until("/tick", 2)
+    assert {(one.method, one.body, one.header("upstash-schedule-id")) for one in seen} == {("PUT", b"up?", "ping")}
+    for bad in ({"args": [1]}, {"headers": {"Upstash-Retries": "x"}}, {"headers": 5}, {"body": 5}):
+        with pytest.raises(InvalidSchedule, match="bad"):
+            room.app.schedule("bad", url, every=1.0, **bad)  # type: ignore[arg-type]
+    with pytest.raises(InvalidSchedule, match="ftp"):
+        room.app.schedule("bad", "ftp://example.com", every=1.0)
