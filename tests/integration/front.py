@@ -92,4 +92,5 @@ class Front:
         finally:
             if self.running:
                 await self.kill()
-        assert "Traceback" not in self.said() and "CRITICAL" not in self.said(), self.said()[-5000:]
+        said = self.said()
+        assert "ERROR" not in said and "CRITICAL" not in said and "Traceback" not in said, said[-5000:]
