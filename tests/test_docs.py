@@ -120,7 +120,7 @@ def test_guide_to_schedules_runs(tmp_path: Path) -> None:
     line = [sys.executable, "-c", "import shop; print(sorted(shop.app.scheduled))"]
     done = subprocess.run(line, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "['bill-ada', 'look', 'shop.open_shop']"
+    assert done.stdout.splitlines()[-1] == "['bill-ada', 'look', 'ping', 'shop.open_shop']"
 
 
 def test_guide_to_schedules_tells_the_times_when_clocks_change() -> None:
