@@ -62,10 +62,10 @@ async def cancel_message(message_id: Id, context: InContext) -> Response:
 )
 async def cancel_messages(request: Request, context: InContext) -> Response:
     """Cancel the messages of these ids; or those that fit the filters, at most `count`, the newest first. Without any
-    filter all are cancelled."""
+    filter all are cancelled. None is counted twice, however often it is asked for."""
     selection, lists = said(request.query_params.multi_items(), await request.body())
     most = selection.number("count", low=1, high=MOST_CANCELLED)
-    which = selection.requests(unfinished=True, most_ids=None)
+    which = selection.requests(cancellable=True, most_ids=None)
     if which.ids or lists.get("messageIds") == []:
         return answer({"cancelled": await _cancel_known(context, which.ids)})
     selection.check_bulk()
@@ -73,10 +73,10 @@ async def cancel_messages(request: Request, context: InContext) -> Response:
 
 
 async def _cancel_known(context: Context, ids: Sequence[str]) -> int:
-    """Cancel those of the ids that are unfinished requests; how many."""
+    """Cancel those of the ids that are requests, have not ended, and were not cancelled before; how many."""
     cancelled = 0
     for start in range(0, len(ids), PAGE):
-        which = RequestFilter(ids=ids[start : start + PAGE], unfinished=True)
+        which = RequestFilter(ids=ids[start : start + PAGE], unfinished=True, uncancelled=True)
         page = await (await context.store()).list_requests(which, limit=PAGE)
         cancelled += await _cancel(context, [found.message.id for found in page.items])
     return cancelled

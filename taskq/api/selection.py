@@ -145,10 +145,11 @@ class Selection:
         """Where the page begins; an empty one is none."""
         return self._one("cursor") or None
 
-    def requests(self, *, unfinished: bool = False, most_ids: int | None = MAX_VALUES) -> RequestFilter:
+    def requests(self, *, cancellable: bool = False, most_ids: int | None = MAX_VALUES) -> RequestFilter:
         """All of the filters.
 
         Args:
+            cancellable: only those that have not ended, and that nobody has cancelled yet.
             most_ids: ids that there may be; None: any number.
 
         Raises:
@@ -166,7 +167,8 @@ class Selection:
             **given,
             since=None if since is None else since - HALF_MS,
             until=None if until is None else until + HALF_MS,
-            unfinished=unfinished,
+            unfinished=cancellable,
+            uncancelled=cancellable,
         )
 
     def check_bulk(self, *, also: Sequence[str] = ()) -> None:

@@ -49,6 +49,7 @@ class RequestFilter:
     since, until  datetime, both included: when it was published (for dead letters: when it died; for events: when)
     queues        names as their senders gave them
     unfinished    bool: only those without an outcome
+    uncancelled   bool: only those of which no cancel was asked for that is still to be obeyed
     """
 
     ids: Sequence[str] = ()
@@ -64,6 +65,7 @@ class RequestFilter:
     since: datetime | None = None
     until: datetime | None = None
     unfinished: bool = False
+    uncancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

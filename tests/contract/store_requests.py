@@ -245,6 +245,8 @@ class RequestBook:
         assert await store.cancel(gone.id) == "done"
         assert await listed(store, RequestFilter(unfinished=True)) == [running.id, waiting.id, queued.id]
         assert await listed(store, RequestFilter(unfinished=True, ids=[done.id, queued.id])) == [queued.id]
+        await store.cancel(queued.id)
+        assert await listed(store, RequestFilter(unfinished=True, uncancelled=True)) == [running.id, waiting.id]
         assert len(await listed(store)) == 6
 
     async def test_request_pages(self, store: Store) -> None:

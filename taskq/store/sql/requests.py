@@ -22,6 +22,7 @@ from taskq.store.sql.finish import LogLine, write_log
 T = tables.requests
 M = tables.messages
 D = tables.dead_letters
+C = tables.cancels
 _COLUMNS = tuple(column.name for column in T.columns)
 
 
@@ -142,6 +143,8 @@ def conditions(tx: Tx, which: RequestFilter) -> list[sa.ColumnElement[bool]]:
         found.append(sa.or_(*(place(T.c.labels, f"\n{_label(label)}\n") > 0 for label in which.labels)))
     if which.unfinished:
         found.append(T.c.message_id.in_(sa.select(M.c.id).where(tables.UNSUCCESSFUL, M.c.status.in_(OPEN))))
+    if which.uncancelled:
+        found.append(~sa.select(C.c.message_id).where(C.c.message_id == T.c.message_id).exists())
     return found
 
 

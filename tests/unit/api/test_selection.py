@@ -32,14 +32,14 @@ def test_a_comma_within_a_url_or_a_path_does_not_part_it() -> None:
 def test_every_filter_has_its_field_and_both_spellings_of_the_callers_address_count() -> None:
     """Each parameter selects by the condition of its name."""
     names = "topicName queueName host flowControlKey scheduleId callerIp callerIP".split()
-    which = Selection([(name, f"{name}-value") for name in names]).requests(unfinished=True)
+    which = Selection([(name, f"{name}-value") for name in names]).requests(cancellable=True)
     assert which.topics == ("topicName-value",)
     assert which.queues == ("queueName-value",)
     assert which.hosts == ("host-value",)
     assert which.flow_keys == ("flowControlKey-value",)
     assert which.schedule_ids == ("scheduleId-value",)
     assert which.caller_ips == ("callerIp-value", "callerIP-value")
-    assert which.unfinished
+    assert which.unfinished and which.uncancelled
 
 
 def test_instants_are_in_ms_and_whatever_is_shown_as_that_ms_is_meant() -> None:
