@@ -18,7 +18,7 @@ from taskq.api.app import make_api
 from taskq.api.server import listen, make_server, url_of
 
 TOKEN = "token-of-the-fuzzer"
-EXAMPLES = int(os.environ.get("TASKQ_TEST_EXAMPLES", "5"))  # of each of some fifty operations
+EXAMPLES = int(os.environ.get("TASKQ_TEST_EXAMPLES", "3"))  # of each of some fifty operations
 
 
 @pytest.fixture(scope="module")
