@@ -1,4 +1,4 @@
-"""The official Python client's two kinds, called in one way: every call is awaited."""
+"""The official Python client's two kinds, called in one way: every call is awaited. What tests of it share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from qstash import AsyncQStash, QStash
+from qstash.dlq import DlqMessage
+
+from tests.endpoint import Answer, Endpoint
+from tests.support import eventually
+
+Names = Callable[[], str]
+FAR = "2d"  # a delay that no test lives to see
 
 
 class Calls:
@@ -47,3 +54,42 @@ class Noun:
             return await asyncio.to_thread(method, *args, **kwargs)
 
         return call
+
+
+async def ended(api: Calls, message_id: str, state: str = "DELIVERED") -> list[str]:
+    """The message's history, once it has come to this state."""
+
+    async def check() -> list[str]:
+        states = await api.logs(message_id=message_id)
+        assert states[-1:] == [state], states
+        return states
+
+    return await eventually(check, 30)
+
+
+async def dead(api: Calls, message_id: str) -> DlqMessage:
+    """The message's dead letter, once there is one."""
+
+    async def check() -> DlqMessage | None:
+        found = await api.dlq.list(filter={"message_id": message_id})
+        return found.messages[0] if found.messages else None
+
+    return await eventually(check, 30)
+
+
+async def die(api: Calls, endpoint: Endpoint, target: str, **options: Any) -> DlqMessage:
+    """The dead letter of a message to a destination that refuses everything."""
+    endpoint.answer(target, Answer(500, {"X-Why": "because"}, b"refused"))
+    sent = await api.message.publish(url=endpoint.url(target), body="dead", retries=0, **options)
+    return await dead(api, sent.message_id)
+
+
+async def empty(api: Calls, queue: str) -> None:
+    """Return once the queue has nothing that is not finished."""
+
+    async def check() -> bool:
+        lag = (await api.queue.get(queue)).lag
+        assert lag == 0, f"{lag} messages of {queue} are not finished"
+        return True
+
+    await eventually(check, 30)

@@ -66,3 +66,8 @@ test("in a batch and through a queue", async () => {
   assert.deepEqual([url, queueName], [`${provider.baseUrl}/v1/chat/completions`, "models"]);
   await queue.delete();
 });
+
+test("chat is not there", async () => {
+  const asked = client.chat().create({ provider: upstash(), model: "m", messages: [{ role: "user", content: "?" }] });
+  await assert.rejects(asked, (error) => error.status === 404);
+});
