@@ -131,7 +131,7 @@ class _Wire(asyncio.Protocol):
             raise self._failure
         data = bytes(self.received[:limit])
         del self.received[:limit]
-        if self._paused_reading and len(self.received) <= _HIGH_WATER:
+        if self._paused_reading and not self.ended and len(self.received) <= _HIGH_WATER:
             self.transport.resume_reading()
             self._paused_reading = False
         return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import random
 import socket
@@ -20,12 +21,14 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
+import httpcore
 import pytest
 from qstash import Receiver
 
 from taskq.clock import SystemClock
 from taskq.http import delivery, network, pool
 from taskq.http.delivery import Deliverer
+from taskq.http.guard import Guard
 from taskq.http.request import DeliveryFailed, Request, Response
 from taskq.http.signing import new_key
 from taskq.store.gateway import SigningKeys
@@ -106,6 +109,14 @@ def answering(*answers: bytes) -> Answer:
         writer.write(left.pop(0) if len(left) > 1 else left[0])
 
     return answer
+
+
+async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Raises ConnectionResetError if the other side has gone, on either loop."""
+    if writer.is_closing():
+        raise ConnectionResetError
+    writer.write(data)
+    await writer.drain()
 
 
 def then_closing(answer: bytes) -> Answer:
@@ -456,7 +467,7 @@ async def test_an_answer_that_nobody_asked_for_is_nobody_s(deliverer: Deliverer)
         writer.write(OK)
         await writer.drain()
         await asyncio.sleep(0.02)
-        writer.write(forged)
+        await send(writer, forged)
 
     async with destination(two_answers) as place:
         for _ in range(3):
@@ -529,8 +540,7 @@ async def test_an_endless_body_is_cut(deliverer: Deliverer) -> None:
     async def endless(visit: Visit, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while True:
-            writer.write(b"x" * 65536)
-            await writer.drain()
+            await send(writer, b"x" * 65536)
 
     async with destination(endless) as place:
         response = await deliver(deliverer, Request(place.url()))
@@ -558,8 +568,7 @@ async def test_who_sends_byte_by_byte_meets_the_timeout(deliverer: Deliverer, st
     async def slow(visit: Visit, writer: asyncio.StreamWriter) -> None:
         writer.write(start)
         while True:
-            writer.write(b"H" if not start else b"x")
-            await writer.drain()
+            await send(writer, b"H" if not start else b"x")
             await asyncio.sleep(0.01)
 
     async with destination(slow) as place:
@@ -829,25 +838,46 @@ async def test_tls_without_trust(deliverer: Deliverer, trusting: Deliverer, cert
     assert not place.visits
 
 
+@asynccontextmanager
+async def speaking_first() -> AsyncIterator[int]:
+    """The port of a server that answers before it is asked."""
+    left = asyncio.Event()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.transport.abort()
+        left.set()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    await left.wait()
+    server.close()
+
+
 async def test_tls_with_who_does_not_speak_it(trusting: Deliverer) -> None:
     """Plain HTTP where TLS was expected, also from who speaks first; silence ends at the timeout."""
     async with destination() as place:
         url = place.url(host="localhost", scheme="https")
         assert (await failure(trusting, Request(url), timeout=0.3)).response == Response(0)
 
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(OK)
-        await asyncio.sleep(0.05)
-        writer.close()
-
-    server = await asyncio.start_server(speak, "127.0.0.1", 0)
-    url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
-    assert (await failure(trusting, Request(url), timeout=5)).response == Response(0)
-    server.close()
+    async with speaking_first() as port:
+        failed = await failure(trusting, Request(f"https://localhost:{port}/"), timeout=5)
+        assert failed.response == Response(0)
     silent = socket.create_server(("127.0.0.1", 0))
     url = f"https://localhost:{silent.getsockname()[1]}/"
     assert (await failure(trusting, Request(url), timeout=0.3)).response == Response(0)
     silent.close()
+
+
+async def test_what_came_in_the_clear_is_no_part_of_what_is_encrypted(anyio_backend: str) -> None:
+    """A server that speaks before TLS has begun is left."""
+    async with speaking_first() as port:
+        stream = await network.GuardedBackend(Guard(LOOPBACK)).connect_tcp("127.0.0.1", port)
+        await eventually(lambda: stream.get_extra_info("is_readable"))
+        with pytest.raises(httpcore.ConnectError, match="does not speak TLS"):
+            await stream.start_tls(ssl.create_default_context(), "localhost")
 
 
 @dataclass
