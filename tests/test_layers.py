@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "keeper": SHARED | {"seat"},
     "worker": SHARED | {"http", "app", "client", "handle", "task", "keeper", "beat", "load"},
     "admin": SHARED | {"client", "handle"},
-    "api": SHARED | {"app", "client", "handle", "task", "admin", "http", "schedule", "schedules"},
+    "api": SHARED | {"", "app", "client", "handle", "task", "admin", "http", "schedule", "schedules"},
     "cli": SHARED | {"app", "default", "client", "handle", "task", "worker", "admin", "api", "", "keeper", "load"},
     "__main__": {"cli"},
     "": GROUND | {"app", "default", "handle", "task"},

@@ -116,7 +116,7 @@ async def resume_queue(name: Name, context: InContext) -> Response:
 @router.post("/queues/{name}/purge", responses=BAD | MISSING | CONFLICT)
 async def purge_queue(name: Name, context: InContext) -> Response:
     """Cancel every message that lies in the queue or waits for it; what runs goes on."""
-    async with context.changing:
+    async with context.changing(name):
         record = await _queue(context, name)
         purge = Purge(
             broker=await context.broker(),

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from taskq import __version__
 from taskq.api import (
     admin,
     dead,
@@ -45,6 +46,7 @@ def make_api(app: TaskQ, *, closes: bool = True) -> FastAPI:
     """
     api = FastAPI(
         title="taskq",
+        version=__version__,
         description="Messages for URLs and for Python tasks. /v2 is QStash's protocol.",
         redoc_url=None,
         redirect_slashes=False,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from typing import Annotated, TypeVar
+from weakref import WeakValueDictionary
 
 from fastapi import Depends, Request
 
@@ -30,14 +31,13 @@ class Context:
     app       TaskQ; client: its client in this event loop
     settings  Settings
     clock     Clock
-    changing  held by who makes, changes or deletes a queue
     """
 
     def __init__(self, app: TaskQ, *, closes: bool = True) -> None:
         self.app = app
         self.settings: Settings = app.settings
         self.clock: Clock = app.clock
-        self.changing = asyncio.Lock()
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._closes = closes
         self._census: tuple[Broker, Census] | None = None
         self._asking = asyncio.Lock()
@@ -103,6 +103,10 @@ class Context:
                     await publisher.prepare()
                     self._publisher = publisher
         return self._publisher
+
+    def changing(self, queue: str) -> asyncio.Lock:
+        """Held by who makes, changes, empties or deletes that queue."""
+        return self._changing.setdefault(queue, asyncio.Lock())
 
     async def workers(self) -> list[WorkerSeen]:
         """The workers that answer, by id. Takes about a second."""

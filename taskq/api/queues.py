@@ -55,7 +55,7 @@ async def put_queue(wanted: QueueWanted, context: InContext) -> Done:
     if wanted.parallelism > MAX_PARALLELISM:
         raise PlanLimit(f"parallelism {wanted.parallelism:.3g}: a queue runs at most {MAX_PARALLELISM} at once")
     paused = ... if wanted.paused is None else wanted.paused
-    async with context.changing:
+    async with context.changing(name):
         await (await _queues(context)).put(name, wanted.parallelism, paused=paused, patience=PATIENCE)
         (await context.publisher()).forget(name)
     return Done()
@@ -84,7 +84,7 @@ async def get_queue(name: Name, context: InContext) -> QueueShown:
 @router.delete("/{name}", responses=BAD | CONFLICT)
 async def delete_queue(name: Name, context: InContext) -> Done:
     """Delete a queue. Its messages are cancelled. It is fine if there is none."""
-    async with context.changing:
+    async with context.changing(name):
         await (await _queues(context)).delete(_own(name), patience=PATIENCE)
         (await context.publisher()).forget(name)
     return Done()
