@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from taskq.api.selection import Selection, said
+from taskq.api.selection import DEAD_IDS, FILTERS, NO_FILTERS, STATUS, Selection, said
 from taskq.clock import to_ms
 from taskq.errors import InvalidRequest
 
@@ -144,3 +148,29 @@ def test_a_misspelled_filter_does_not_mean_everything() -> None:
     Selection([("count", "100"), ("cursor", ""), ("upstash-retries", "1"), ("qstash_token", "t")]).check_bulk()
     Selection([("label", "a"), ("colour", "red")]).check_bulk()
     Selection([("dlqIds", "1-a"), ("colour", "red")]).check_bulk(also=("dlqIds",))
+
+
+NAME = st.sampled_from(sorted(FILTERS | NO_FILTERS | {DEAD_IDS, STATUS, "state", "upstash-retries"})) | st.text(
+    max_size=9
+)
+VALUE = st.sampled_from(["1", "500", "a,b", "https://a,https://b", "CANCELED", "earliestFirst", "[1,2]"]) | st.text()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | VALUE, lambda some: st.lists(some, max_size=3), max_leaves=4
+)
+BODY = st.binary(max_size=20) | st.dictionaries(NAME, JSON, max_size=3).map(lambda given: json.dumps(given).encode())
+
+
+@given(st.lists(st.tuples(NAME, VALUE), max_size=4), BODY)
+def test_whatever_is_said_is_understood_or_refused(pairs: list[tuple[str, str]], body: bytes) -> None:
+    """No query and no body does anything but mean something, or be named as what cannot be."""
+    for ask in (
+        lambda selection: selection.requests(),
+        lambda selection: selection.states(),
+        lambda selection: selection.statuses(),
+        lambda selection: selection.count(most=100, default=100),
+        lambda selection: selection.oldest_first(default=True),
+        lambda selection: selection.cursor(),
+        lambda selection: selection.check_bulk(),
+    ):
+        with contextlib.suppress(InvalidRequest):
+            ask(said(pairs, body)[0])

@@ -9,10 +9,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from qstash.dlq import parse_dlq_message_response
 from qstash.log import LogState, parse_logs_response
 from qstash.message import parse_message_response
 
+from taskq.api.answer import answer
 from taskq.api.shapes import DeadShape, EventShape, MessageShape
 from taskq.api.views import dead_view, event_view, message_view
 from taskq.flow import Flow
@@ -239,3 +242,37 @@ def test_what_is_shown_is_what_the_apis_document_describes() -> None:
     for shape, views in shown:
         for view in views:
             assert shape.model_validate(view).model_dump(by_alias=True, exclude_unset=True) == view
+
+
+HEADER_TEXT = st.text(st.characters(max_codepoint=255, blacklist_characters="\r\n\x00"), max_size=8)
+HEADERS = st.lists(st.tuples(HEADER_TEXT, HEADER_TEXT), max_size=3).map(tuple)
+CALLBACKS = st.none() | st.builds(Callback, st.text(), HEADERS)
+REQUESTS = st.builds(
+    Request,
+    url=st.text(),
+    headers=HEADERS,
+    body=st.binary(max_size=9),
+    callback=CALLBACKS,
+    failure_callback=CALLBACKS,
+    topic=st.none() | st.text(min_size=1),
+    labels=st.lists(st.text(), max_size=2).map(tuple),
+    redact=st.sampled_from([(), ("body",), ("headers",), ("header:X",)]),
+    retry_delay=st.none() | st.text(min_size=1),
+    not_before=st.none() | st.integers(1, 2**40),
+)
+
+
+@given(
+    REQUESTS,
+    st.binary(max_size=20) | st.builds(Response, st.integers(0, 999), HEADERS, st.binary()).map(Response.encode),
+)
+def test_every_request_can_be_shown_as_json(request: Request, response: bytes) -> None:
+    """Whatever a sender said and a destination answered, the answer is JSON, and as it is described."""
+    sent = message(request)
+    shown = [
+        (MessageShape, message_view(sent)),
+        (DeadShape, dead_view(letter(sent, response))),
+        (EventShape, event_view(Event(LogEntry("msg_1", AT, "ERROR", response=response), sent), timeout=1)),
+    ]
+    for shape, view in shown:
+        shape.model_validate(json.loads(answer(view).body))
