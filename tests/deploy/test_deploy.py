@@ -21,7 +21,7 @@ from tests.servers import RabbitNode
 from tests.services import need
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-UNITS = {name: DEPLOY / "systemd" / f"taskq-{name}@.service" for name in ("worker", "beat")}
+UNITS = {name: DEPLOY / "systemd" / f"taskq-{name}@.service" for name in ("worker", "beat", "api")}
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
 
@@ -55,32 +55,34 @@ def test_compose_mounts_what_is_there() -> None:
                 assert (DEPLOY / source).is_file(), source
             elif not source.startswith("$"):
                 assert source in COMPOSE["volumes"], source
-    for name in ("worker", "beat"):
+    for name in UNITS:
         build = COMPOSE["services"][name]["build"]
         assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
         assert (DEPLOY / build["context"] / "pyproject.toml").is_file()
 
 
-@pytest.mark.parametrize("service", ["worker", "beat"])
+@pytest.mark.parametrize("service", UNITS)
 def test_compose_settings_are_settings(service: str) -> None:
-    """Every TASKQ_ variable of the worker and of the beats is a setting with a value that it takes."""
+    """Every TASKQ_ variable of workers, beats and API is a setting with a value that it takes."""
     given = {
-        name.removeprefix("TASKQ_").lower(): re.sub(r"\$\{\w+\}", "secret", value)
+        name.removeprefix("TASKQ_").lower(): re.sub(r"\$\{[^}]+\}", "secret", value)
         for name, value in COMPOSE["services"][service]["environment"].items()
     }
     settings = load_settings(**given)
     assert settings.broker == "amqp://taskq:secret@broker/" and settings.store.startswith("postgresql://")
 
 
-@pytest.mark.parametrize("name", ["worker", "beat"])
+@pytest.mark.parametrize("name", UNITS)
 def test_commands_are_commands(name: str) -> None:
     """What Compose and systemd start is a command of taskq that takes an app and nothing that is not there."""
     command = taskq.get_command(click.Context(taskq), name)
     assert command is not None
-    started = [COMPOSE["services"][name]["command"], unit_settings(name)["ExecStart"].split()[1:]]
-    for words in started:
+    unit = unit_settings(name)
+    variables = dict(one.split("=", 1) for one in unit["Environment"].split()) | {"APP": "shop:app"}
+    for words in (COMPOSE["services"][name]["command"], unit["ExecStart"].split()[1:]):
         assert words[0] == name
-        context = command.make_context(name, [re.sub(r"\$\{APP.*\}", "shop:app", word) for word in words[1:]])
+        given = [re.sub(r"\$\{(\w+)[^}]*\}", lambda found: variables[found[1]], word) for word in words[1:]]
+        context = command.make_context(name, given)
         assert context.params["app"] == "shop:app"
 
 
@@ -89,11 +91,20 @@ def test_one_beat_can_die() -> None:
     assert COMPOSE["services"]["beat"]["deploy"]["replicas"] > 1
 
 
-def test_stopping_takes_as_long_as_the_grace() -> None:
-    """Compose and systemd wait longer for a worker than its tasks get to finish."""
-    worker = COMPOSE["services"]["worker"]
-    assert seconds(worker["stop_grace_period"]) > float(worker["environment"]["TASKQ_GRACE"])
-    assert int(unit_settings("worker")["TimeoutStopSec"]) > load_settings().grace
+@pytest.mark.parametrize("name", ["worker", "api"])
+def test_stopping_takes_as_long_as_the_grace(name: str) -> None:
+    """Compose and systemd wait longer for a worker than its tasks get to finish, for an API than its requests do."""
+    service = COMPOSE["services"][name]
+    assert seconds(service["stop_grace_period"]) > float(service["environment"]["TASKQ_GRACE"])
+    assert int(unit_settings(name)["TimeoutStopSec"]) > load_settings().grace
+
+
+def test_the_api_is_not_open_to_all() -> None:
+    """Where it can be reached from outside its container it has a token, and other machines come by a proxy."""
+    api = COMPOSE["services"]["api"]
+    assert "API_TOKEN:?" in api["environment"]["TASKQ_API_TOKEN"]
+    assert all(port.startswith("127.0.0.1:") for port in api["ports"])
+    assert "API_HOST=127.0.0.1" in unit_settings("api")["Environment"]
 
 
 def test_timeouts_agree() -> None:
@@ -115,7 +126,7 @@ def test_dockerfile() -> None:
     assert re.search(r"^USER (?!root)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["worker", "beat"])
+@pytest.mark.parametrize("name", UNITS)
 def test_units_verify(name: str, tmp_path: Path) -> None:
     """`systemd-analyze verify` finds nothing to say about the units."""
     analyze = need("systemd-analyze", "systemd")
