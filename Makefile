@@ -27,11 +27,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## the example, checked while it runs: embedded, or with BROKER=amqp://user:password@host/ on RabbitMQ
 	$(PY) examples/demo.py $(if $(BROKER),--broker "$(BROKER)")
 
-test: $(STAMP) ## every test but chaos, on a RabbitMQ and a PostgreSQL that are found or started
+test: $(STAMP) ## every test but chaos, on a RabbitMQ and a PostgreSQL that are found or started; with Node.js and npm
 	$(PY) -m pytest --ignore=tests/chaos -n 4 --dist worksteal $(ARGS)
 
 quick: $(STAMP) ## what needs no server: units, contracts on memory and SQLite, properties
-	$(PY) -m pytest --ignore=tests/chaos --ignore=tests/acceptance --ignore=tests/integration --without-services $(ARGS)
+	$(PY) -m pytest --ignore=tests/chaos --ignore=tests/acceptance --ignore=tests/integration --ignore=tests/clients --without-services $(ARGS)
 
 chaos: $(STAMP) ## kills, cuts, restarts: a row for each fault, with what became of the messages
 	$(PY) -m pytest tests/chaos -n 3 --dist loadscope $(ARGS)

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.command_line import APP, CommandLine
+from tests.acceptance.command_line import APP, ROOT, CommandLine
 from tests.endpoint import Endpoint
 from tests.support import eventually_now
 
@@ -120,6 +120,14 @@ def test_dev_keeps_the_token_that_is_set(alone: CommandLine) -> None:
 
 
 @pytest.fixture
+def unused_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture
 def usual_port_is_taken() -> Iterator[None]:
     """By this test, or by another program."""
     with contextlib.ExitStack() as stack:
@@ -135,6 +143,50 @@ def test_dev_takes_another_port_than_a_taken_one(alone: CommandLine, usual_port_
         assert port != "8080" and client.get("/ready").status_code == 200
         said = alone.run("dev", APP, "--port", port, code=1)
         assert f"--port {port}" in said.err and "choose another" in said.err
+
+
+CODE = """
+from taskq import TaskQ
+
+app = TaskQ()
+
+@app.task(name="version")
+async def version() -> int:
+    return 1
+"""
+
+
+def test_dev_reloads_with_its_api(alone: CommandLine, unused_port: int) -> None:
+    """After a change of the code the API is at its place again with the same token, and knows the new tasks."""
+    code = alone.folder / "reloaded_dev.py"
+    code.write_text(CODE)
+    path = alone.folder / "dev.log"
+    line = ["dev", "reloaded_dev:app", "--reload", "--port", str(unused_port)]
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "taskq", *line], env=alone.environment | {"PYTHONPATH": str(ROOT)},
+            cwd=alone.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    running = Dev(process, path)
+    try:
+        token = running.line("token").split(",")[0]
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{unused_port}", headers={"Authorization": f"Bearer {token}"}
+        ) as client:
+
+            def tasks() -> list[str]:
+                try:
+                    return [task["name"] for task in client.get("/admin/tasks").json()]
+                except httpx.TransportError:
+                    return []
+
+            eventually_now(lambda: tasks() == ["version"], 30)
+            code.write_text(CODE.replace('name="version"', 'name="second"'))
+            eventually_now(lambda: tasks() == ["second"], 30)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code_of_end = process.wait(30)
+    assert code_of_end == 0, running.said
 
 
 def test_dev_without_the_libraries_of_the_api(alone: CommandLine) -> None:
