@@ -57,6 +57,7 @@ def make_api(app: TaskQ, *, closes: bool = True) -> FastAPI:
             Middleware(Authentication, settings=app.settings),
             Middleware(Rate, settings=app.settings, clock=app.clock),
             Middleware(Bodies, settings=app.settings),
+            Middleware(messages.Sending),
         ],
     )
     api.state.context = Context(app, closes=closes)

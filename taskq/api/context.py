@@ -127,7 +127,7 @@ class Context:
             raise late from error
 
 
-def context_of(request: Request) -> Context:
+async def context_of(request: Request) -> Context:
     """The context of the app that serves the request."""
     context: Context = request.app.state.context
     return context

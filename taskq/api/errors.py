@@ -90,6 +90,11 @@ def install(api: FastAPI) -> None:
     api.add_exception_handler(RequestValidationError, _of_validation)
 
 
+async def told(request: Request, error: TaskqError | HTTPException) -> Response:
+    """The answer that tells of an error, for who is not behind the app's handlers."""
+    return await (_of_ours if isinstance(error, TaskqError) else _of_http)(request, error)
+
+
 async def _of_ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, TaskqError)
     status = status_of(error)

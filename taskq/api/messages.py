@@ -7,10 +7,12 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from taskq.api.context import InContext
-from taskq.api.errors import status_of
+from taskq.api.context import InContext, context_of
+from taskq.api.errors import status_of, told
 from taskq.api.publisher import Order, Sent
 from taskq.errors import InvalidRequest, TaskqError
 from taskq.http import publishing
@@ -31,6 +33,40 @@ async def publish(request: Request, destination: str, context: InContext) -> JSO
 async def enqueue(request: Request, queue: str, destination: str, context: InContext) -> JSONResponse:
     """The same, by way of a queue, which is made with parallelism 1 if there is none."""
     return await _send(request, context, 4, queue)
+
+
+class Sending:
+    """Innermost: publishes and enqueues without FastAPI's routing, which costs as much as accepting a message does.
+
+    The routes above say what they are; they answer where the app is mounted under a path.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = _sending(scope)
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response: Response = await _send(request, await context_of(request), *found)
+        except (TaskqError, HTTPException) as error:
+            response = await told(request, error)
+        await response(scope, receive, send)
+
+
+def _sending(scope: Scope) -> tuple[int, str | None] | None:
+    """Where in the path the destination begins, and the queue; None: it is another request."""
+    if scope["type"] != "http" or scope["method"] != "POST" or scope.get("root_path"):
+        return None
+    match scope["path"].split("/", 4):
+        case ["", "v2", "publish", _, *_]:
+            return 3, None
+        case ["", "v2", "enqueue", queue, _] if queue:
+            return 4, queue
+    return None
 
 
 async def _send(request: Request, context: Any, place: int, queue: str | None) -> JSONResponse:

@@ -7,6 +7,7 @@ published by the keeper all the same.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -25,8 +26,11 @@ from taskq.queue import DEFAULT_QUEUE, Queue, QueueRecord, check_queue_name
 from taskq.store.base import Store
 from taskq.store.gateway import Accepted, Endpoint, Parcel
 
+logger = logging.getLogger("taskq.api")
+
 REPAIR_AFTER = 10.0  # seconds beyond `publish_timeout` after which the keeper publishes what was not confirmed
 KNOWN_FOR = 2.0  # seconds that a queue's row is remembered
+NOTE_EVERY = 0.05  # seconds between notes of what was published, which nobody waits for
 CALLBACKS = "callbacks"  # the queue of callbacks' messages
 
 
@@ -92,7 +96,12 @@ class Publisher:
             await self._queue(Queue(name))
 
     async def close(self) -> None:
-        """End. What is not noted as published is published again, and found to be known."""
+        """End, when it is noted what was published. What is not is published again, and found to be known."""
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self._noting.drained()
+        except TimeoutError:
+            logger.warning("the store did not answer: the keeper will repeat publishes that were made")
         for job in self._jobs:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
@@ -269,4 +278,5 @@ class Publisher:
 
     async def _note(self, ids: list[str]) -> list[None]:
         await self._store.published(ids)
+        await self._clock.sleep(NOTE_EVERY)
         return [None] * len(ids)
