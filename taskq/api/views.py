@@ -200,6 +200,9 @@ def _answer(entry: LogEntry) -> View:
 
 
 def _body(body: bytes, text: str = "body", encoded: str = "bodyBase64") -> View:
+    """As text if it is UTF-8; an empty one is absent."""
+    if not body:
+        return {}
     try:
         return {text: body.decode()}
     except UnicodeDecodeError:

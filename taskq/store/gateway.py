@@ -119,9 +119,9 @@ class Gateway(Protocol):
     """Requests, events, URL groups and signing keys."""
 
     async def accept(self, parcels: Sequence[Parcel]) -> list[Accepted]:
-        """Record the messages (as `record` does), their requests, outbox rows and claims of deduplication ids, in one
-        transaction. A duplicate writes nothing. Repeated it answers the same, and a message that holds its id by an
-        earlier try is no duplicate of itself. Of two parcels with the same id the first wins."""
+        """Record the messages (as `record` does), their requests, flow keys, outbox rows and claims of deduplication
+        ids, in one transaction. A duplicate writes nothing. Repeated it answers the same, and a message that holds its
+        id by an earlier try is no duplicate of itself. Of two parcels with the same id the first wins."""
         ...
 
     async def get_request(self, message_id: str) -> RequestRecord | None: ...

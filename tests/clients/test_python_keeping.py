@@ -233,6 +233,7 @@ async def test_client_pauses_a_flow_key(api: Calls, endpoint: Endpoint, path: Na
     key, target = name(), path()
     limit = {"key": key, "parallelism": 5}
     await api.message.publish(url=endpoint.url(target), flow_control=limit)
+    assert (await api.flow_control.get(key)).parallelism_max == 5  # it is there as soon as it was named
     await endpoint.until(target)
     await api.flow_control.pause(key)
     await api.message.publish(url=endpoint.url(target), flow_control=limit)

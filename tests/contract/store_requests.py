@@ -109,6 +109,17 @@ class Acceptance:
         assert found is not None and found.record is not None
         assert (found.record.status, found.record.not_before) == (Status.WAITING, at(60))
 
+    async def test_accept_with_a_flow_key(self, store: Store) -> None:
+        """The key is there at once, with the newest message's limits; a duplicate's do not count."""
+        first, second, other = (asking(fields={"flow": Flow("k", parallelism)}) for parallelism in (3, 5, 7))
+        await accept(store, first)
+        found = await store.get_flow("k")
+        assert found is not None and (found.parallelism, found.waiting, found.running) == (3, 0, 0)
+        await store.accept([parcel(second, "d")])
+        await store.accept([parcel(other, "d")])
+        found = await store.get_flow("k")
+        assert found is not None and found.parallelism == 5
+
     async def test_accept_many(self, store: Store) -> None:
         """A group is accepted in the order in which it was given, whatever its ids are."""
         messages = [asking() for _ in range(200)][::-1]

@@ -10,7 +10,7 @@ from taskq.store import tables
 from taskq.store.gateway import Accepted, Parcel
 from taskq.store.lines import Contended, Tx
 from taskq.store.rows import clean
-from taskq.store.sql import messages, outbox
+from taskq.store.sql import flow, messages, outbox
 from taskq.store.sql.bulk import IGNORE, for_each, insert_many
 
 T = tables.dedup
@@ -34,6 +34,7 @@ def accept(tx: Tx, parcels: Sequence[Parcel]) -> list[Accepted]:
     known = set(tx.connection.execute(sa.select(M.c.id).where(M.c.id.in_(ids))).scalars()) if ids else set()
     new = [parcel for parcel, message_id in zip(kept, ids, strict=True) if message_id not in known]
     messages.record(tx, [parcel.message for parcel in new])
+    flow.meet(tx, [parcel.message for parcel in new])
     outbox.add(tx, [parcel.outbox for parcel in new])
     return found
 

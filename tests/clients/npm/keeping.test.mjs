@@ -80,6 +80,7 @@ test("schedules", async () => {
   await schedules.resume({ schedule: scheduleId });
   assert.equal((await schedules.get(scheduleId)).isPaused, false);
   assert.deepEqual(await schedules.create({ scheduleId, destination, cron: "CRON_TZ=Europe/Berlin 0 8 * * 1" }), { scheduleId });
+  assert.equal((await schedules.get(scheduleId)).body, undefined);
   assert.equal((await schedules.get(scheduleId)).cron, "CRON_TZ=Europe/Berlin 0 8 * * 1");
   assert.equal((await schedules.list()).filter((one) => one.scheduleId === scheduleId).length, 1);
   await schedules.delete(scheduleId);
