@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from taskq.errors import InvalidSetting
 
@@ -85,12 +86,7 @@ class Expression:
             raise InvalidSetting(f"a delay expression is text, got {text!r:.80}")
         if len(text) > MAX_CHARS:
             raise InvalidSetting(f"a delay expression has at most {MAX_CHARS} characters, got {len(text)}")
-        program = _Parser(text).parse()
-        if ("retried", 0) not in program and _compute(program, 0.0) is None:
-            raise InvalidSetting(
-                f"delay expression {text!r} cannot be computed: it divides by zero or leaves the numbers"
-            )
-        return cls(text, program)
+        return cls(text, _program_of(text))
 
     def evaluate(self, retried: int) -> float:
         """Milliseconds to wait, 0 to `LONGEST_MS` (366 days); never raises.
@@ -125,6 +121,14 @@ def _compute(program: tuple[_Step, ...], retried: float) -> float | None:
     except (ArithmeticError, ValueError):
         return None
     return stack[0] if math.isfinite(stack[0]) else None
+
+
+@lru_cache(1024)
+def _program_of(text: str) -> tuple[_Step, ...]:
+    program = _Parser(text).parse()
+    if ("retried", 0) not in program and _compute(program, 0.0) is None:
+        raise InvalidSetting(f"delay expression {text!r} cannot be computed: it divides by zero or leaves the numbers")
+    return program
 
 
 class _Parser:

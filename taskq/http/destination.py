@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -43,6 +44,7 @@ class Destination:
         return f"{TASK_SCHEME}{self.value}" if self.kind == "task" else self.value
 
 
+@lru_cache(1024)
 def destination(text: str) -> Destination:
     """What a destination means: `https://…`, `http://…`, `task://NAME`, `api/llm`, or the name of a URL group.
 
