@@ -32,6 +32,7 @@ REPAIR_AFTER = 10.0  # seconds beyond `publish_timeout` after which the keeper p
 KNOWN_FOR = 2.0  # seconds that a queue's row is remembered
 NOTE_EVERY = 0.05  # seconds between notes of what was published, which nobody waits for
 CALLBACKS = "callbacks"  # the queue of callbacks' messages
+RESERVED = frozenset({HTTP_TASK, CALLBACKS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class Publisher:
                 limit_bytes=self._settings.max_payload_bytes,
             )
         destination = publishing.destination(order.destination)
-        queue = None if order.queue is None else Queue(check_queue_name(order.queue), parallelism=1)
+        queue = None if order.queue is None else Queue(check_own_queue(order.queue), parallelism=1)
         defaults, members = await self._members(destination)
         said = publishing.read(order.headers, order.query, defaults=defaults)
         if destination.kind == "llm" and said.callback is None:
@@ -280,3 +281,14 @@ class Publisher:
         await self._store.published(ids)
         await self._clock.sleep(NOTE_EVERY)
         return [None] * len(ids)
+
+
+def check_own_queue(name: str) -> str:
+    """The name, if a caller's queue can have it.
+
+    Raises:
+        InvalidQueue, InvalidRequest: it cannot.
+    """
+    if check_queue_name(name) in RESERVED:
+        raise InvalidRequest(f"queue {name!r} is taskq's own: choose another name")
+    return name

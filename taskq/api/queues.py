@@ -15,15 +15,14 @@ from taskq.admin.limits import change
 from taskq.admin.queues import Queues
 from taskq.api.context import Context, InContext
 from taskq.api.errors import NotFound, PlanLimit
+from taskq.api.publisher import check_own_queue
 from taskq.api.wire import BAD, CONFLICT, LIMIT, MISSING, Done, Wire
 from taskq.clock import to_ms
-from taskq.errors import InvalidRequest
 from taskq.queue import MAX_PARALLELISM, QueueRecord, check_queue_name
 
 router = APIRouter(prefix="/v2/queues", tags=["queues"])
 
 PATIENCE = 30.0  # seconds that workers may take to let go of a queue
-RESERVED = frozenset({"http", "callbacks"})  # what is published without a queue, and callbacks, go by these
 
 Name = Annotated[str, Path(description="The queue's name: letters, digits, '.', '-' and '_'.")]
 
@@ -51,7 +50,7 @@ class QueueShown(Wire):
 @router.post("/", include_in_schema=False)
 async def put_queue(wanted: QueueWanted, context: InContext) -> Done:
     """Make a queue, or change its parallelism or whether it is paused."""
-    name = _own(wanted.queue_name)
+    name = check_own_queue(wanted.queue_name)
     if wanted.parallelism > MAX_PARALLELISM:
         raise PlanLimit(f"parallelism {wanted.parallelism:.3g}: a queue runs at most {MAX_PARALLELISM} at once")
     paused = ... if wanted.paused is None else wanted.paused
@@ -85,7 +84,7 @@ async def get_queue(name: Name, context: InContext) -> QueueShown:
 async def delete_queue(name: Name, context: InContext) -> Done:
     """Delete a queue. Its messages are cancelled. It is fine if there is none."""
     async with context.changing(name):
-        await (await _queues(context)).delete(_own(name), patience=PATIENCE)
+        await (await _queues(context)).delete(check_own_queue(name), patience=PATIENCE)
         (await context.publisher()).forget(name)
     return Done()
 
@@ -104,7 +103,7 @@ async def resume_queue(name: Name, context: InContext) -> Done:
 
 async def _pause(context: Context, name: str, paused: bool) -> Done:
     broker, store = await context.broker(), await context.store()
-    if await store.get_queue(_own(name)) is None:
+    if await store.get_queue(check_own_queue(name)) is None:
         raise _unknown(name)
     await change(broker, store, name, paused=paused)
     return Done()
@@ -117,13 +116,6 @@ async def _queues(context: Context) -> Queues:
         clock=context.clock,
         make_broker=context.app.make_broker,
     )
-
-
-def _own(name: str) -> str:
-    """The name, if a caller's queue can have it."""
-    if check_queue_name(name) in RESERVED:
-        raise InvalidRequest(f"queue {name!r} is taskq's own: choose another name")
-    return name
 
 
 def _unknown(name: str) -> NotFound:

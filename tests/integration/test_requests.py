@@ -356,3 +356,9 @@ async def test_code_may_schedule_a_url(room: Room, publisher: Publisher, destina
             room.app.schedule("bad", url, every=1.0, **bad)  # type: ignore[arg-type]
     with pytest.raises(InvalidSchedule, match="ftp"):
         room.app.schedule("bad", "ftp://example.com", every=1.0)
+
+
+async def test_queues_of_taskqs_own_are_not_enqueued_to(room: Room, publisher: Publisher) -> None:
+    for name in ("http", "callbacks"):
+        with pytest.raises(InvalidRequest, match=name):
+            await publisher.send(order("https://example.com", queue=name))
