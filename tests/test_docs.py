@@ -14,10 +14,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from taskq.timetable import Cron
+from tests.test_layers import GROUND, MAY_IMPORT, OURS, PORTS, room_of, within
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 SCHEDULES = (ROOT / "docs" / "schedules.md").read_text()
 
 
@@ -93,6 +95,26 @@ def test_pages_name_tests_that_exist(page: str) -> None:
         defined |= set(re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
     assert named - defined == set()
     assert len(named) >= 25
+
+
+def test_map_of_imports_is_true() -> None:
+    """docs/architecture.md allows every import that there is, and none that the walls do not."""
+    table = re.search(r"## Who imports whom.*?```\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    assert table is not None
+    named: dict[str, set[str]] = {}
+    for names, allowed in re.findall(r"((?:[\w/*]+, )*[\w/*]+) +-> (.+?)(?=  |$)", table[1], re.MULTILINE):
+        for name in names.split(", "):
+            named[name.removesuffix("/*")] = {
+                one.removeprefix("open_").removesuffix("()") for one in allowed.split(", ")
+            }
+    assert len(named) >= 18
+    for room, allowed in named.items():
+        rooms = set().union(*({"ports": PORTS, "ground": GROUND}.get(one, {one}) for one in allowed))
+        assert rooms - {room} <= {*MAY_IMPORT[room], f"{room}.base"}, room
+        for module, imported in OURS.items():
+            if room_of(module) == room:
+                strays = {one for one in imported if not within(one, rooms | {room}) and one != ""}
+                assert strays == set(), module
 
 
 def test_settings_that_are_named_exist() -> None:
