@@ -102,13 +102,13 @@ class Client:
             return self._store
         async with self._store_opening:
             if self._store is None:
-                store = self._make_store()
-                await store.open()
-                self._store = store
+                self._store = self._make_store()
+            store = self._store
+            await store.open()  # once it is open this does nothing; one that could not be is tried again, not replaced
             if not self._bound:
-                await (await self.broker()).declare_base(self._store.id)
+                await (await self.broker()).declare_base(store.id)
                 self._bound = True
-        return self._store
+        return store
 
     async def close(self) -> None:
         """Close connections; waiters are told that nothing will come."""

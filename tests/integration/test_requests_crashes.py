@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
+from taskq import TaskQ
 from taskq.outcome import Status
 from taskq.store.gateway import RequestFilter
 from tests.chaos.app_dies import Death
 from tests.endpoint import Endpoint
+from tests.integration.api.served import calling
 from tests.integration.front import LOOPBACK, Front
 from tests.integration.harness import Station
 from tests.integration.outcomes import Outcomes
+from tests.servers import free_port
 from tests.support import eventually
 
 LOST, REPAIRED, SENT = "api: not committed", "api: committed, not published", "api: published, not answered"
@@ -107,3 +111,18 @@ async def test_the_api_killed_in_each_gap_of_a_request(
     for path in GAPS.values():
         assert len(endpoint.requests(f"{path}/plain")) == len(endpoint.requests(f"{path}/line")) == 1
     assert len(endpoint.requests("/one")) == len(endpoint.requests("/two")) == 3
+
+
+async def test_requests_while_the_store_is_away_leave_nothing_behind(prefix: str) -> None:
+    """Each is answered with 503, and holds no thread and no connection of a store that it could not open."""
+
+    def threads() -> int:
+        return sum(thread.name.startswith("taskq-store") for thread in threading.enumerate())
+
+    away = f"postgresql://taskq@127.0.0.1:{free_port()}/none"
+    async with calling(TaskQ(broker=f"memory://{prefix}", store=away)) as http:
+        before = threads()
+        for _ in range(5):
+            answer = await http.post("/v2/publish/https://example.com")
+            assert answer.status_code == 503 and "Connection refused" in answer.json()["error"]
+        assert threads() <= before
