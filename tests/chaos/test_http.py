@@ -17,7 +17,7 @@ from tests.integration.harness import Station
 from tests.integration.outcomes import Outcomes
 from tests.servers import RabbitNode
 
-KILLED_FOR = 12.0  # seconds of kills of the API and of workers, before the broker's
+KILLED_FOR = 10.0  # seconds of kills of the API and of workers, before the broker's
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ PATHS = (PLAIN, FLAKY, DIES, LINE, KEYED, *MEMBERS)
 KEY_PARALLELISM = 3
 KEYED_TAKES = 0.05  # seconds
 ANSWERED_WITHIN = 15.0  # seconds: twice `publish_timeout`, and a busy machine; an answer that is later fails the test
+AGAIN_AFTER = 0.2  # seconds, while requests are refused
 Given = tuple[str, str, bool]  # message id, the path that it is for, whether a callback is to tell of it
 
 
@@ -111,7 +112,7 @@ class Traffic:
         number = 0
         async with self._client() as http:
             while self._flowing:
-                began = time.monotonic()
+                began, refused = time.monotonic(), self.refused
                 try:
                     given: list[Given] = await post(http, number)
                     self.accepted |= {id: Accepted(path, number, told) for id, path, told in given}
@@ -119,7 +120,7 @@ class Traffic:
                     self.refused += 1
                 self._slowest = max(self._slowest, time.monotonic() - began)
                 number += 1
-                await asyncio.sleep(self._pace)
+                await asyncio.sleep(self._pace if self.refused == refused else AGAIN_AFTER)
 
     def _headers(self, told: bool) -> dict[str, str]:
         headers = {"Upstash-Retry-Delay": "100"}
