@@ -86,7 +86,9 @@ class Publisher:
         self._store = store
         self._broker = broker
         self._dispatcher = dispatcher
-        self._accepting: Group[Parcel, Accepted] = Group(store.accept, clock=app.clock, what="accepting messages")
+        self._accepting: Group[Parcel, Accepted | Exception] = Group(
+            self._accept, clock=app.clock, what="accepting messages"
+        )
         self._noting: Group[str, None] = Group(self._note, clock=app.clock, what="noting what was published")
         self._queues: dict[str, tuple[float, QueueRecord]] = {}
         self._jobs = [asyncio.create_task(group.run()) for group in (self._accepting, self._noting)]
@@ -256,9 +258,26 @@ class Publisher:
     async def _accepted(self, planned: Sequence[Planned]) -> Sequence[Accepted]:
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
-                return await asyncio.gather(*(self._accepting.call(one.parcel) for one in planned))
+                found = await asyncio.gather(*(self._accepting.call(one.parcel) for one in planned))
         except TimeoutError as error:
             raise StoreUnavailable("the store did not answer: the message may be sent later all the same") from error
+        accepted = []
+        for one in found:
+            if isinstance(one, Exception):
+                raise one
+            accepted.append(one)
+        return accepted
+
+    async def _accept(self, parcels: list[Parcel]) -> list[Accepted | Exception]:
+        """Each alone, where they cannot be accepted together: one that the store refuses stops no other."""
+        try:
+            return list(await self._store.accept(parcels))
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # whatever it is, it is that message's alone
+            if len(parcels) == 1:
+                return [error]
+            return [found for parcel in parcels for found in await self._accept([parcel])]
 
     async def _published(self, planned: Sequence[Planned]) -> dict[str, TaskqError]:
         """Publish, and tell of the messages that were not confirmed."""

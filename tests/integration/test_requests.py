@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
 from taskq import TaskQ
-from taskq.api.publisher import Order, Publisher
+from taskq.api.publisher import Order, Publisher, Sent
 from taskq.dispatch import control
 from taskq.errors import InvalidArguments, InvalidRequest, InvalidSchedule, PayloadTooLarge, UnknownTask
 from taskq.outcome import Status
 from taskq.queue import Queue
 from taskq.store.base import DeadFilter
-from taskq.store.gateway import Accepted, Endpoint, RequestFilter
+from taskq.store.gateway import Accepted, Endpoint, Parcel, RequestFilter
 from tests.endpoint import Answer
 from tests.endpoint import Endpoint as Destination
 from tests.integration.room import Room
@@ -362,3 +362,23 @@ async def test_queues_of_taskqs_own_are_not_enqueued_to(room: Room, publisher: P
     for name in ("http", "callbacks"):
         with pytest.raises(InvalidRequest, match=name):
             await publisher.send(order("https://example.com", queue=name))
+
+
+async def test_a_message_that_the_store_refuses_stops_no_other(
+    room: Room, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await room.store()
+    accept = store.accept
+
+    async def refuses(parcels: Sequence[Parcel]) -> list[Accepted]:
+        if any(b"bad" in parcel.message.payload for parcel in parcels):
+            raise RuntimeError("no such row")
+        return await accept(parcels)
+
+    monkeypatch.setattr(publisher._store, "accept", refuses)
+    bodies = [b"good", b"bad", b"fine"]
+    sent = await asyncio.gather(
+        *(publisher.send(order("https://example.com", body)) for body in bodies), return_exceptions=True
+    )
+    assert [type(one) for one in sent] == [Sent, RuntimeError, Sent]
+    assert isinstance(await publisher.send(order("https://example.com")), Sent)
