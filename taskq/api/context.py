@@ -77,7 +77,9 @@ class Context:
         Raises:
             StoreUnavailable, BrokerUnavailable: within `publish_timeout`.
         """
-        return await self._within(self.client.store(), StoreUnavailable("the store, or the broker that it belongs to, did not answer"))
+        return await self._within(
+            self.client.store(), StoreUnavailable("the store, or the broker that it belongs to, did not answer")
+        )
 
     async def broker(self) -> Broker:
         """The broker, connected.
