@@ -10,8 +10,9 @@ Locks are taken in the order message, key, window, permit, waiting row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import EllipsisType
 from typing import Any
 
@@ -128,28 +129,29 @@ def let_go(
         return found
     statement = locked(tx, sa.select(F).where(F.c.key.in_(keys)).order_by(F.c.key))
     flows = {row.key: row for row in tx.connection.execute(statement)}
-    reserved, running = _held(tx, keys, now)
+    held = _held(tx, keys, now)
     room = {queue: ahead.get(queue, most) - n for queue, n in _reserved(tx, now).items()}
     left, lapses = _all_room(tx, total, now)
     for key in keys:
         flow = flows[key]
         if flow.paused:
             continue
-        free, opens = _room(tx, flow, reserved.get(flow.key, 0), running.get(flow.key, 0), now)
+        free, opens = _room(tx, flow, held, now)
         if free <= 0:
-            _sooner(found, opens)
+            _sooner(found, opens())
             continue
         if left <= 0:
             _sooner(found, lapses)
             break
-        chosen, blocked = _oldest(tx, flow.key, min(free, left, limit - len(found.rows)), now, room, ahead, most)
+        line = _line(tx, flow.key, min(free, left, limit - len(found.rows)), now, flow.key in held["head"])
+        chosen, blocked = _oldest(line, room, ahead, most)
         left -= len(chosen)
         if blocked:
             _sooner(found, now + round(LOOK_AGAIN * 1_000_000))
-        _reserve(tx, key, chosen, now, lease, found)
         if len(chosen) == free:
-            _sooner(found, opens)
+            _sooner(found, opens())
         if chosen:
+            _reserve(tx, key, chosen, now, lease, found)
             found.last = key
         if len(found.rows) >= limit:
             found.more = True
@@ -179,13 +181,16 @@ def _next_due(tx: Tx, now: int) -> int | None:
     return instant
 
 
-def _held(tx: Tx, keys: Sequence[str], now: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Of each key the reserved and the running permits that count."""
+_Held = Mapping[str, Mapping[str, int]]
+
+
+def _held(tx: Tx, keys: Sequence[str], now: int) -> _Held:
+    """How many permits count, by their state, of each key that has any."""
     select = sa.select(P.c.key, P.c.state, sa.func.count()).where(P.c.key.in_(keys), P.c.until > now)
     counts: dict[str, dict[str, int]] = {"reserved": {}, "running": {}, "head": {}}
     for key, state, n in tx.connection.execute(select.group_by(P.c.key, P.c.state)):
         counts[state][key] = n
-    return counts["reserved"], counts["running"]
+    return counts
 
 
 def _reserved(tx: Tx, now: int) -> dict[str, int]:
@@ -194,19 +199,29 @@ def _reserved(tx: Tx, now: int) -> dict[str, int]:
     return {queue: n for queue, n in tx.connection.execute(select.group_by(P.c.queue))}
 
 
-def _room(tx: Tx, flow: sa.Row[Any], reserved: int, running: int, now: int) -> tuple[int, int | None]:
-    """How many more the key lets go now, and when that may change by itself."""
-    free, opens = 2**31, None
+def _room(tx: Tx, flow: sa.Row[Any], held: _Held, now: int) -> tuple[int, Callable[[], int | None]]:
+    """How many more the key lets go now, and what tells when that may change by itself."""
+    reserved = held["reserved"].get(flow.key, 0)
+    free, opens = 2**31, _never
     if flow.parallelism is not None:
-        free = flow.parallelism - reserved - running
-        lapses = sa.select(sa.func.min(P.c.until)).where(P.c.key == flow.key, P.c.until > now, P.c.state != "head")
-        opens = tx.connection.execute(lapses).scalar_one()
+        free = flow.parallelism - reserved - held["running"].get(flow.key, 0)
+        opens = partial(_first_lapse, tx, flow.key, now)
     rate = _rate(flow)
     if rate is not None:
         started, leaves = starts.within(tx, window(flow.key), rate, rate.slack, now)
         if rate.limit - started - reserved < free:
-            free, opens = rate.limit - started - reserved, leaves
+            free, opens = rate.limit - started - reserved, lambda: leaves
     return free, opens
+
+
+def _never() -> int | None:
+    return None
+
+
+def _first_lapse(tx: Tx, key: str, now: int) -> int | None:
+    lapses = sa.select(sa.func.min(P.c.until)).where(P.c.key == key, P.c.until > now, P.c.state != "head")
+    instant: int | None = tx.connection.execute(lapses).scalar_one()
+    return instant
 
 
 def _all_room(tx: Tx, total: int | None, now: int) -> tuple[int, int | None]:
@@ -230,20 +245,26 @@ def _sooner(found: Found, instant: int | None) -> None:
 _Waiter = tuple[int, str, int, str]  # since, message id, hop (-1: a head), queue
 
 
-def _oldest(
-    tx: Tx, key: str, free: int, now: int, room: dict[str, int], ahead: Mapping[str, int], most: int
-) -> tuple[list[_Waiter], bool]:
-    """The first in line, and whether more would be if what was let go had begun."""
+def _line(tx: Tx, key: str, free: int, now: int, has_heads: bool) -> list[_Waiter]:
+    """The first in line, up to `free` of them."""
     rows = sa.select(W.c.due_at, W.c.id, W.c.hop, W.c.queue).where(
         W.c.flow_key == key, W.c.flow_key.is_not(None), W.c.due_at <= now, W.c.claimed_until <= now
     )
-    heads = sa.select(P.c.since, P.c.message_id, sa.literal(-1), P.c.queue)
-    heads = heads.where(P.c.key == key, P.c.state == "head", P.c.until > now)
     line: list[_Waiter] = []
     line += [tuple(row) for row in tx.connection.execute(rows.order_by(W.c.due_at, W.c.id).limit(free))]
-    line += [tuple(row) for row in tx.connection.execute(heads.order_by(P.c.since, P.c.message_id).limit(free))]
+    if has_heads:
+        heads = sa.select(P.c.since, P.c.message_id, sa.literal(-1), P.c.queue)
+        heads = heads.where(P.c.key == key, P.c.state == "head", P.c.until > now)
+        line += [tuple(row) for row in tx.connection.execute(heads.order_by(P.c.since, P.c.message_id).limit(free))]
+    return sorted(line)[:free]
+
+
+def _oldest(
+    line: Sequence[_Waiter], room: dict[str, int], ahead: Mapping[str, int], most: int
+) -> tuple[list[_Waiter], bool]:
+    """Those in line that may go, and whether more would if what was let go had begun."""
     chosen, blocked = [], False
-    for waiter in sorted(line)[:free]:
+    for waiter in line:
         queue = waiter[3]
         if waiter[2] >= 0 and room.setdefault(queue, ahead.get(queue, most)) <= 0:
             blocked = True
@@ -325,8 +346,7 @@ def _next_in_line(tx: Tx, flow: sa.Row[Any], since: int, message_id: str, now: i
     for older in (waits, heads):
         if tx.connection.execute(older.limit(1)).first() is not None:
             return False
-    reserved, running = _held(tx, [flow.key], now)
-    return _room(tx, flow, reserved.get(flow.key, 0), running.get(flow.key, 0), now)[0] > 0
+    return _room(tx, flow, _held(tx, [flow.key], now), now)[0] > 0
 
 
 def renew(tx: Tx, worker: str, lease: float) -> list[str]:
@@ -375,8 +395,7 @@ def _record(tx: Tx, row: sa.Row[Any]) -> FlowRecord:
     waits = sa.select(sa.func.count()).where(
         W.c.flow_key == row.key, W.c.flow_key.is_not(None), W.c.due_at <= now, W.c.claimed_until <= now
     )
-    heads = sa.select(sa.func.count()).where(P.c.key == row.key, P.c.state == "head", P.c.until > now)
-    reserved, running = _held(tx, [row.key], now)
+    held = _held(tx, [row.key], now)
     rate, started, window_at = _rate(row), 0, None
     if rate is not None:
         started, leaves = starts.within(tx, window(row.key), rate, rate.slack, now)
@@ -388,8 +407,8 @@ def _record(tx: Tx, row: sa.Row[Any]) -> FlowRecord:
         paused=row.paused,
         pinned_parallelism=row.pinned_parallelism,
         pinned_rate=row.pinned_rate,
-        waiting=tx.connection.execute(waits).scalar_one() + tx.connection.execute(heads).scalar_one(),
-        running=reserved.get(row.key, 0) + running.get(row.key, 0),
+        waiting=tx.connection.execute(waits).scalar_one() + held["head"].get(row.key, 0),
+        running=held["reserved"].get(row.key, 0) + held["running"].get(row.key, 0),
         started=started,
         window_at=maybe_from_us(window_at),
         updated_at=from_us(row.updated_at),
