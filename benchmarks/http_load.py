@@ -14,7 +14,7 @@ CONNECTIONS = 100
 BODY = b'{"number": 1, "label": "a short string"}'
 
 
-class RefusedError(Exception):
+class Refused(Exception):
     """An answer other than 200."""
 
 
@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
             return
         self._buffer = b""
         if not head.startswith(b"HTTP/1.1 200"):
-            self._end(RefusedError((head[:100] + rest[:300]).decode("latin-1")))
+            self._end(Refused((head[:100] + rest[:300]).decode("latin-1")))
         elif self._repeat is None or time.perf_counter() >= self._until:
             self._end(None)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import sys
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -98,10 +97,6 @@ class BareHttpPeer(Peer):
     async def forward(self, number: int) -> None:
         """What follows a publish where nothing else does it."""
         await self.asend(number)
-
-    async def asend_many(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            await self.asend(number)
 
 
 PEER = BareHttpPeer()
