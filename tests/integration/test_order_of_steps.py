@@ -152,7 +152,7 @@ async def test_what_is_due_keeps_its_row_until_it_is_published(
     message = Message("m1", "task", "q", b"", CONTENT_TYPE, now, not_before=now)
     assert await store.book([WaitingRow(message, now)]) == [True]
     dispatcher = Dispatcher(broker=broker, open_store=opened, clock=clock)
-    release = Release(store=store, dispatcher=dispatcher, clock=clock, on_heads=list)
+    release = Release(store=store, dispatcher=dispatcher, clock=clock, flow_parallelism=None, on_heads=list)
     releasing = asyncio.create_task(release.run())
     await eventually(lambda: "releasing m1" in caplog.text)
     releasing.cancel()

@@ -407,7 +407,7 @@ def test_tasks_and_arguments_are_checked_where_a_schedule_is_made(room: Room) ->
         for option, value in {"id": "one", "dedup_id": "d", "not_before": PAST}.items():
             with pytest.raises(InvalidSchedule, match=option):
                 make("s", noted.task.options(**{option: value}), every=5)  # type: ignore[misc]
-        with pytest.raises(InvalidSchedule, match="a task or its name"):
+        with pytest.raises(InvalidSchedule, match="a task, its name or a URL"):
             make("s", print, every=5)  # type: ignore[arg-type]
     with pytest.raises(InvalidSchedule, match="never fire"):
         room.app.schedules.upsert("s", noted.task, at=PAST)
