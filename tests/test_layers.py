@@ -68,7 +68,7 @@ FOREIGN = {
     "pydantic_settings": {"settings"},
     "platformdirs": {"settings"},
     "uvloop": {"worker.process"},
-    "httpx": {"http.delivery"},
+    "httpx": {"http.delivery", "api.chat"},
     "httpcore": {"http.network", "http.pool"},
     "jwt": {"http.signing"},
     "watchfiles": {"worker.supervisor", "cli.dev"},

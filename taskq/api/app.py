@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from taskq import __version__
 from taskq.api import (
     admin,
+    chat,
     dead,
     errors,
     events,
@@ -34,7 +35,7 @@ __all__ = ["Context", "InContext", "context_of", "make_api"]
 
 ROUTERS = [
     one.router
-    for one in (messages, schedules, reading, dead, events, queues, groups, flow, keys, admin, letters, health)
+    for one in (messages, schedules, reading, dead, events, queues, groups, flow, keys, chat, admin, letters, health)
 ]
 
 
