@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import platformdirs
 import pytest
 
 from tests.clients.server import Site
+from tests.endpoint import Answer
 
 HERE = Path(__file__).parent / "npm"
 MANIFEST = ("package.json", "package-lock.json")
@@ -75,5 +77,8 @@ def test_npm_client_reads_what_became_of_them(running: Site, modules: Path, tmp_
 
 
 def test_npm_client_reaches_providers(running: Site, modules: Path, tmp_path: Path) -> None:
-    """LLMs and mail, which are destinations like others."""
+    """LLMs and mail, which are destinations like others; and a chat, which the server's own model answers at once."""
+    said = {"choices": [{"message": {"role": "assistant", "content": "hello"}}]}
+    answer = Answer(200, {"Content-Type": "application/json"}, json.dumps(said).encode())
+    running.endpoint.answer("/model/v1/chat/completions", answer)
     run("providers.test.mjs", running, modules, tmp_path)
