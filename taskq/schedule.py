@@ -297,7 +297,8 @@ def ticks_of(
     request = request_of(schedule.message)
     assert request is not None
     said = {header.lower() for header, _ in request.headers}
-    headers = request.headers + tuple(pair for pair in group.headers if pair[0].lower() not in said)
+    defaults = read((), defaults=group.headers).headers  # settings among them counted when the schedule was made
+    headers = request.headers + tuple(pair for pair in defaults if pair[0].lower() not in said)
     ticks = []
     for endpoint in group.endpoints:
         mine = replace(request, url=endpoint.url, endpoint=endpoint.name, headers=headers)

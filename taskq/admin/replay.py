@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 
 from taskq.broker.base import Broker
 from taskq.clock import Clock
-from taskq.dispatch import Dispatcher
+from taskq.dispatch import Dispatcher, outbox_row
 from taskq.errors import InvalidMessage, TaskqError
 from taskq.http.request import request_of
-from taskq.message import CONTENT_TYPE, Message, new_id
+from taskq.message import Message, new_id
 from taskq.queue import QueueRecord
 from taskq.store.base import DeadFilter, DeadLetter, OutboxRow, Store
 
@@ -112,15 +112,7 @@ class Replay:
             messages = [change(message) for message in messages]
         due_at = await self._store.now() + timedelta(seconds=REPAIR_AFTER)
         rows = [
-            OutboxRow(
-                id=f"{letter.id}/retry/0",
-                target="waiting" if message.waits else "queue",
-                queue=message.queue,
-                body=message.encode(),
-                content_type=CONTENT_TYPE,
-                message_id=message.id,
-                due_at=due_at,
-            )
+            replace(outbox_row(message, "retry", due_at), id=f"{letter.id}/retry/0")
             for letter, message in zip(letters, messages, strict=True)
         ]
         there = await self._store.revive([letter.id for letter in letters], rows)

@@ -13,8 +13,10 @@ from taskq import TaskQ
 from taskq.api.publisher import Order, Publisher, Sent
 from taskq.dispatch import control
 from taskq.errors import InvalidArguments, InvalidRequest, InvalidSchedule, PayloadTooLarge, UnknownTask
+from taskq.http.request import Request
 from taskq.outcome import Status
 from taskq.queue import Queue
+from taskq.schedule import make_schedule, plan_of, ticks_of
 from taskq.store.base import DeadFilter
 from taskq.store.gateway import Accepted, Endpoint, Parcel, RequestFilter
 from tests.endpoint import Answer
@@ -382,3 +384,19 @@ async def test_a_message_that_the_store_refuses_stops_no_other(
     )
     assert [type(one) for one in sent] == [Sent, RuntimeError, Sent]
     assert isinstance(await publisher.send(order("https://example.com")), Sent)
+
+
+async def test_a_scheduled_group_forwards_its_headers_and_not_its_settings(
+    room: Room, publisher: Publisher, destination: Destination
+) -> None:
+    store = await room.store()
+    await store.add_endpoints("g", [Endpoint(destination.url("/member"))])
+    template = await publisher.template(order("g", b"x"), "s")
+    schedule = make_schedule("s", plan_of("s", {"every": 60.0}), template, "allow")
+    headers = (("X-Default", "d"), ("Upstash-Forward-X-Other", "o"), ("Upstash-Retries", "1"))
+    group = await store.set_group_headers("g", headers)
+    now = await store.now()
+    [tick] = ticks_of(schedule, now, now, repair_at=now, group=group)
+    request = Request.decode(tick.message.payload)
+    assert (request.url, request.topic) == (destination.url("/member"), "g")
+    assert {name.lower(): value for name, value in request.headers} == {"x-default": "d", "x-other": "o"}

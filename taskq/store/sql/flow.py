@@ -1,6 +1,6 @@
 """Flow control by key: one place lets messages of a key go, and a permit says who runs.
 
-The keeper's leader reserves (`release_flow`), in the order in which messages began to wait, key by
+The keeper's leader reserves (`let_go`), in the order in which messages began to wait, key by
 key; a worker turns the reservation into a running permit as it starts (`take_permits`), renews it, and
 frees it in the transaction that settles the run. A permit that nobody renews counts no longer after
 its lease. Starts are stamped in the windows that queues' rates use, under a name that no queue can have.
