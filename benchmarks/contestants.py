@@ -42,6 +42,7 @@ CELERY = Contestant("Celery", "celery_peer")
 CELERY_PREFORK = Contestant("Celery, prefork", "celery_peer", {"pool": "prefork"})
 DRAMATIQ = Contestant("Dramatiq", "dramatiq_peer", {"queue_type": "classic"})
 TASKIQ = Contestant("Taskiq", "taskiq_peer")
+FASTSTREAM = Contestant("FastStream", "faststream_peer")
 AIO_PIKA = Contestant("aio-pika", "aio_pika_peer")
 AIO_PIKA_CLASSIC = Contestant("aio-pika, classic", "aio_pika_peer", {"queue_type": "classic"})
 
@@ -49,5 +50,6 @@ TASKQ_HTTP_POSTGRES = Contestant("taskq, PostgreSQL", "taskq_http_peer", {"recor
 TASKQ_HTTP_SQLITE = Contestant("taskq, SQLite", "taskq_http_peer", {"record": True}, "sqlite")
 BARE_HTTP = Contestant("bare uvicorn and httpx", "bare_http_peer")
 
-FRAMEWORKS = (CELERY, DRAMATIQ, TASKIQ)
+KEEPERS = (CELERY, DRAMATIQ, TASKIQ)  # they keep results, in Redis
+FRAMEWORKS = (*KEEPERS, FASTSTREAM)
 PEERS = (*FRAMEWORKS, AIO_PIKA)

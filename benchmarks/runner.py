@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import Contestant
+from benchmarks.contestants import KEEPERS, Contestant
 from benchmarks.measure import Measure
 from benchmarks.peers.base import Unsupported
 from benchmarks.processes import ContestantFailed, busy_cores
@@ -48,8 +48,8 @@ def missing(contestant: Contestant, services: Services) -> str:
     """Why the contestant cannot take part, "" if it can."""
     if importlib.util.find_spec(f"benchmarks.peers.{contestant.module}") is None:
         return "not written"
-    framework = contestant.module in ("celery_peer", "dramatiq_peer", "taskiq_peer")
-    if framework and contestant.settings.get("results") and not services.redis:
+    keeps = contestant.module in {keeper.module for keeper in KEEPERS} and contestant.settings.get("results")
+    if keeps and not services.redis:
         return "no redis-server for its results"
     return ""
 

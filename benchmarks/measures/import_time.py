@@ -15,6 +15,7 @@ _IMPORTS = {
     "celery_peer": "from celery import Celery",
     "dramatiq_peer": "import dramatiq; from dramatiq.brokers.rabbitmq import RabbitmqBroker",
     "taskiq_peer": "import taskiq; from taskiq_aio_pika import AioPikaBroker",
+    "faststream_peer": "import faststream; from faststream.rabbit import RabbitBroker",
     "aio_pika_peer": "import aio_pika",
 }
 _TRIES = 5

@@ -10,9 +10,8 @@ from typing import Any
 from benchmarks.board import Board
 from benchmarks.contestants import (
     AIO_PIKA,
-    CELERY,
-    DRAMATIQ,
-    TASKIQ,
+    FASTSTREAM,
+    KEEPERS,
     TASKQ_RESULT_POSTGRES,
     TASKQ_RESULT_SQLITE,
     Contestant,
@@ -98,6 +97,6 @@ _OURS = (
         "taskq, PostgreSQL, async", "taskq_peer", TASKQ_RESULT_POSTGRES.settings | {"mode": "async"}, "postgres"
     ),
 )
-_WHO = (*_OURS, *(_with_results(peer) for peer in (CELERY, DRAMATIQ, TASKIQ, AIO_PIKA)))
+_WHO = (*_OURS, *(_with_results(peer) for peer in (*KEEPERS, FASTSTREAM, AIO_PIKA)))
 ALONE = Measure("round_trip", "round trip with result", "ms", _WHO, _alone, figure="p50", lower=True)
 FLIGHT = Measure("round_trip_100", "round trips, 100 in flight", "results/s", _WHO, _flight)
