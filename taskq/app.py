@@ -353,7 +353,7 @@ class TaskQ:
         if loop is None:
             with self._lock:
                 if self._portal is None or not self._portal.alive:
-                    self._portal = Portal()
+                    self._portal = Portal(loop_factory(self.settings.loop))
                     atexit.register(_close_at_exit, WeakMethod(self._close_portal))
                 loop = self._portal.loop
 
@@ -479,8 +479,8 @@ class TaskDecorator:
 class Portal:
     """An event loop on a daemon thread, for sync callers."""
 
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        self.loop = new_loop()
         self._thread = threading.Thread(target=self._run, name="taskq-sync", daemon=True)
         self._thread.start()
 
@@ -507,6 +507,23 @@ class Portal:
         finally:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(timeout)
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the event loop that the setting `loop` names.
+
+    Raises:
+        InvalidSetting: it is not installed.
+    """
+    if name != "asyncio":
+        try:
+            import uvloop
+        except ImportError as error:
+            if name == "uvloop":
+                raise InvalidSetting("loop='uvloop' needs the extra: pip install 'taskq[fast]'") from error
+        else:
+            return uvloop.new_event_loop
+    return asyncio.new_event_loop
 
 
 def _close_at_exit(close: Any) -> None:

@@ -157,7 +157,7 @@ class Settings(BaseSettings):
         description="seconds of consumer_timeout in the broker's own configuration; matters on RabbitMQ before 3.12",
     )
     loop: Literal["auto", "uvloop", "asyncio"] = Field(
-        "auto", description="the worker's event loop; auto takes uvloop where it is installed"
+        "auto", description="the event loop of workers and of sync callers; auto takes uvloop where it is installed"
     )
 
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)

@@ -67,7 +67,7 @@ FOREIGN = {
     "pydantic": {"settings", "task", "handle", "api"},
     "pydantic_settings": {"settings"},
     "platformdirs": {"settings"},
-    "uvloop": {"worker.process"},
+    "uvloop": {"app"},
     "httpx": {"http.delivery", "api.chat"},
     "httpcore": {"http.network", "http.pool"},
     "jwt": {"http.signing"},

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
-from taskq.app import TaskQ
-from taskq.errors import BrokerUnavailable, InvalidSetting, StoreUnavailable, TaskqError
+from taskq.app import TaskQ, loop_factory
+from taskq.errors import BrokerUnavailable, StoreUnavailable, TaskqError
 from taskq.load import load_app
 from taskq.worker.watchdog import Health, Watchdog
 from taskq.worker.worker import Worker
@@ -44,8 +44,7 @@ def run_process(
     app: TaskQ, plan: Plan, *, on_start: Callable[[Watchdog], None] | None = None, beside: Beside | None = None
 ) -> int:
     """Run one worker in this process, to its end; the exit code."""
-    factory = _loop_factory(app.settings.loop)
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(app.settings.loop)) as runner:
         code, stuck = runner.run(_run(app, plan, on_start, beside))
         if stuck:
             # A thread that cannot be stopped would keep the interpreter waiting; its message stays
@@ -128,18 +127,6 @@ def _reporter(fd: int, worker: Worker) -> Callable[[Health], None]:
             loop.call_soon_threadsafe(worker.stop)
 
     return report
-
-
-def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if name == "asyncio":
-        return None
-    try:
-        import uvloop
-    except ImportError as error:
-        if name == "uvloop":
-            raise InvalidSetting("loop='uvloop' needs the extra: pip install 'taskq[fast]'") from error
-        return None
-    return uvloop.new_event_loop
 
 
 def configure_logging(level: int = logging.INFO) -> None:
