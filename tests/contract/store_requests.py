@@ -14,7 +14,7 @@ from taskq.flow import Flow
 from taskq.http.request import HTTP_TASK, PAYLOAD_TYPE, Request, Response
 from taskq.message import Message
 from taskq.outcome import Status
-from taskq.store import open_store, schema
+from taskq.store import check_store, open_store, schema, tables
 from taskq.store.base import (
     DeadFilter,
     Retention,
@@ -24,6 +24,7 @@ from taskq.store.base import (
     WaitingRow,
 )
 from taskq.store.gateway import Accepted, Endpoint, Parcel, RequestFilter
+from taskq.store.lines import make_engine
 from tests.contract.store_schedules import schedule, step
 from tests.contract.store_support import (
     FAILURE,
@@ -38,6 +39,7 @@ from tests.contract.store_support import (
     row,
     settle,
     status,
+    structure,
 )
 
 URL = "https://example.com/in?a=1"
@@ -693,12 +695,30 @@ class KeyRing:
 
 
 class Upgrading:
+    async def test_same_as_made_at_once(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A store that went through every revision has the columns and indexes of one that was made today."""
+        engine = make_engine(check_store(url))
+        found = []
+        for way in (schema.make, schema.upgrade):
+            monkeypatch.setattr(schema, "make", way)
+            store = open_store(url)
+            await store.open()
+            await store.close()
+            found.append(structure(engine))
+            with engine.begin() as connection:
+                tables.metadata.drop_all(connection)
+                connection.exec_driver_sql(f"DROP TABLE {schema.VERSION_TABLE}")
+        engine.dispose()
+        made, upgraded = found
+        assert made == upgraded and len(made) == len(tables.TABLES) + 1
+
     async def test_rows_of_before(
         self, url: str, clock: StillClock, spoil: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What was stored before there were requests reads as it did."""
         with monkeypatch.context() as patch:
             patch.setattr(schema, "REVISIONS", schema.REVISIONS[: schema.REVISIONS.index("0003") + 1])
+            patch.setattr(schema, "make", schema.upgrade)
             before = open_store(url, clock=clock)
             await before.open()
             await before.close()

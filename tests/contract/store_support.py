@@ -123,3 +123,21 @@ def differences(engine: sa.Engine) -> list[Any]:
         found = compare_metadata(MigrationContext.configure(connection, opts=options), tables.metadata)
     engine.dispose()
     return [one for one in found if not (one[0] == "remove_table" and one[1].name == schema.VERSION_TABLE)]
+
+
+def structure(engine: sa.Engine) -> dict[str, Any]:
+    """Of each table its columns, primary key and indexes, each as the database describes them."""
+    inspector = sa.inspect(engine)
+
+    def described(one: Any) -> list[tuple[str, str]]:
+        told = one | one.get("dialect_options", {})
+        return sorted((key, str(value)) for key, value in told.items() if key != "dialect_options")
+
+    return {
+        name: (
+            sorted(map(described, inspector.get_columns(name))),
+            described(inspector.get_pk_constraint(name)),
+            sorted(map(described, inspector.get_indexes(name))),
+        )
+        for name in inspector.get_table_names()
+    }
