@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote
 
-import platformdirs
-from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from taskq.errors import InvalidSetting
 
@@ -35,6 +33,8 @@ logger = logging.getLogger("taskq.settings")
 
 def default_store() -> str:
     """A SQLite file in the user's state folder: where a producer and a worker of one user meet."""
+    import platformdirs  # here: who names a store needs no folder
+
     path = Path(platformdirs.user_state_dir("taskq")) / "taskq.db"
     return "sqlite:///" + quote(str(path))
 
@@ -72,10 +72,10 @@ Name = Annotated[str, AfterValidator(_name)]
 URL = Annotated[str, AfterValidator(_url)]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings, checked; frozen. Made by `load_settings`; `Settings(...)` itself looks at its arguments alone."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
     broker: URL = Field(
         "amqp://guest:guest@localhost/",
@@ -161,18 +161,6 @@ class Settings(BaseSettings):
     )
 
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments only: `load_settings` reads the rest itself, to say where a wrong value came from."""
-        return (init_settings,)
 
 
 _FIELDS = Settings.model_fields

@@ -65,7 +65,6 @@ FOREIGN = {
     "starlette": {"api"},
     "uvicorn": {"api.server"},
     "pydantic": {"settings", "task", "handle", "api"},
-    "pydantic_settings": {"settings"},
     "platformdirs": {"settings"},
     "uvloop": {"app"},
     "httpx": {"http.delivery", "api.chat"},
