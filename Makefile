@@ -10,7 +10,7 @@ CH ?=
 MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick chaos soak breaks lint fix bench test-python test-rabbitmq up down clean
+.PHONY: help setup demo test quick chaos soak breaks lint fix bench bench-check bench-scale test-python test-rabbitmq up down clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,14 @@ fix: $(STAMP) ## ruff format, ruff --fix
 bench: $(STAMP) ## the benchmarks, every peer beside us; a table and data in benchmarks/results
 	$(PY) -m pip install --quiet --group bench
 	$(PY) -m tests.services run $(PY) -m benchmarks $(ARGS)
+
+bench-check: $(STAMP) ## fails if taskq is slower than benchmarks/baseline.json by more than noise; 5 minutes; needs valgrind
+	$(PY) -m pip install --quiet --group bench
+	$(PY) -m benchmarks.check $(ARGS)
+
+bench-scale: $(STAMP) ## how cost grows with processes, backlog, payload and queues; plots in docs/plots; 15 minutes
+	$(PY) -m pip install --quiet --group bench
+	$(PY) -m benchmarks.scale $(ARGS)
 
 test-python: ## the quick tests on every Python from 3.11 on that is found here
 	$(PYTHON) -m tests.pythons

@@ -16,12 +16,12 @@ from benchmarks.peers.base import Peer
 
 _PREFETCH = 200
 _settings = settings.from_environment()
-_QUEUE = f"faststream-{_settings.queue_type}-{settings.NAME}"
+_QUEUE = f"faststream-{settings.NAME}"
 _marker = board.from_environment()
 
 broker = RabbitBroker(_settings.broker, default_channel=Channel(prefetch_count=_PREFETCH), logger=None)
 app = FastStream(broker, logger=None)
-queue = RabbitQueue(_QUEUE, queue_type=QueueType(_settings.queue_type), durable=True)
+queue = RabbitQueue(_QUEUE, queue_type=QueueType.QUORUM)
 
 
 @broker.subscriber(queue, ack_policy=AckPolicy.NACK_ON_ERROR)
@@ -36,7 +36,7 @@ class FastStreamPeer(Peer):
 
     queue = _QUEUE
     queues = (_QUEUE,)
-    kind = _settings.queue_type
+    kind = "quorum"
     note = f"FastStream {importlib.metadata.version('faststream')}: prefetch {_PREFETCH}, persist, ack after the run"
     broker = _settings.broker
 

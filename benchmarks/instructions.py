@@ -1,0 +1,75 @@
+"""Instructions per message, counted by valgrind: a figure that a busy machine does not move."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.counted import WORKS
+
+_MESSAGES = 500
+_TIMEOUT = 300
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class NoValgrind(Exception):
+    """valgrind is not here; the text says how to get it."""
+
+
+def built_for() -> str:
+    """What a count depends on besides our code."""
+    return f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}"
+
+
+def need_valgrind() -> None:
+    """Install it where we may.
+
+    Raises:
+        NoValgrind: it is not installed, nor may be.
+    """
+    if shutil.which("valgrind") and shutil.which("callgrind_control"):
+        return
+    from tests.services import install
+
+    if not install("valgrind"):
+        raise NoValgrind("instructions are counted by valgrind, which is not installed: apt-get install valgrind")
+
+
+def count(what: str, messages: int) -> int:
+    """Instructions of that work with so many messages."""
+    command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null", sys.executable]
+    done = subprocess.run(
+        [*command, "-m", "benchmarks.counted", what, str(messages), "--callgrind"],
+        cwd=_ROOT,
+        env=os.environ | {"PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+    )
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or found is None:
+        raise RuntimeError(f"counting {what} failed: {done.stderr[-2000:]}")
+    return int(found[1])
+
+
+def per_message(what: str, messages: int = _MESSAGES) -> float:
+    """Instructions for each message; what the same work costs without messages is taken off."""
+    return (count(what, messages) - count(what, 0)) / messages
+
+
+def all_counts() -> dict[str, float]:
+    """Of every work, two at a time."""
+    need_valgrind()
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(WORKS, pool.map(per_message, WORKS), strict=True))
+
+
+if __name__ == "__main__":
+    for name, value in all_counts().items():
+        print(f"{WORKS[name]:32} {value:12,.0f}")
