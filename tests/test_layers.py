@@ -180,3 +180,27 @@ def test_importing_taskq_loads_no_library_that_it_need_not() -> None:
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"aiormq", "sqlalchemy", "alembic", "pydantic", "click", "rich", "anyio", "httpx", "httpcore", "jwt"}
     assert heavy & set(loaded) == set()
+
+
+def test_an_idle_worker_loads_no_library_that_it_need_not(tmp_path: Path) -> None:
+    """A worker that has just made its store in a SQLite file holds nothing of beat, HTTP, migrations or PostgreSQL."""
+    import subprocess
+
+    script = (
+        "import asyncio, sys\n"
+        "import taskq.cli.root, taskq.cli.worker, taskq.worker.serve, taskq.broker.rabbitmq.adapter\n"
+        "from taskq.store import open_store\n"
+        f"store = open_store('sqlite:///{tmp_path}/taskq.db')\n"
+        "asyncio.run(store.open())\n"
+        "print(*sys.modules)\n"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"alembic", "fastapi", "h2", "http.server", "httpcore", "httpx", "jwt", "rich", "psycopg", "watchfiles"}
+    heavy |= {
+        "sqlalchemy.dialects.postgresql",
+        "sqlalchemy.orm",
+        "taskq.beat",
+        "taskq.timetable",
+        "taskq.worker.supervisor",
+    }
+    assert "sqlalchemy" in loaded and heavy & set(loaded) == set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import ctypes
 import logging
 import os
 import signal
@@ -87,6 +86,8 @@ class ThreadRun:
 
     def interrupt(self) -> None:
         """Raise SoftTimeout in the thread, at its next bytecode."""
+        import ctypes
+
         with self._lock:
             if self._ident is not None:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), ctypes.py_object(SoftTimeout))

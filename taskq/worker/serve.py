@@ -6,13 +6,16 @@ import logging
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from taskq.errors import InvalidSetting
 from taskq.load import load_app
 from taskq.settings import Settings
 from taskq.worker.process import EXIT_RECYCLE, Plan, run_process
-from taskq.worker.supervisor import Supervisor
-from taskq.worker.watchdog import HealthServer, Watchdog
+from taskq.worker.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from taskq.worker.health_server import HealthServer
 
 logger = logging.getLogger("taskq.worker")
 
@@ -37,16 +40,19 @@ def serve(
     if reload:
         # The supervisor outlives its children's code: it must not hold the app's modules itself.
         settings = _settings_of(app_ref)
-        return Supervisor(plan, processes or settings.processes, health or settings.health, settings, True).run()
+        return _supervise(plan, processes or settings.processes, health or settings.health, settings, True)
     app = load_app(app_ref)
     processes = processes or app.settings.processes
     if processes > 1:
-        return Supervisor(plan, processes, health or app.settings.health, app.settings, False).run()
+        return _supervise(plan, processes, health or app.settings.health, app.settings, False)
     server: list[HealthServer] = []
 
     def started(watchdog: Watchdog) -> None:
-        if health or app.settings.health:
-            server.append(HealthServer(health or app.settings.health or "", lambda: watchdog.health))
+        address = health or app.settings.health
+        if address:
+            from taskq.worker.health_server import HealthServer
+
+            server.append(HealthServer(address, lambda: watchdog.health))
 
     code = run_process(app, plan, on_start=started)
     for one in server:
@@ -55,6 +61,12 @@ def serve(
         logger.warning("starting anew")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return code
+
+
+def _supervise(plan: Plan, processes: int, health: str | None, settings: Settings, reload: bool) -> int:
+    from taskq.worker.supervisor import Supervisor  # here: a single worker needs none
+
+    return Supervisor(plan, processes, health, settings, reload).run()
 
 
 def _settings_of(app_ref: str) -> Settings:

@@ -16,8 +16,9 @@ from typing import Any
 
 from taskq.errors import InvalidSetting
 from taskq.settings import Settings
+from taskq.worker.health_server import HealthServer
 from taskq.worker.process import EXIT_OK, EXIT_RECYCLE, EXIT_REFUSED, Plan, command
-from taskq.worker.watchdog import Health, HealthServer
+from taskq.worker.watchdog import Health
 
 logger = logging.getLogger("taskq.supervisor")
 

@@ -11,13 +11,12 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
 from taskq.app import TaskQ
-from taskq.beat import Beat
 from taskq.broker.base import Broker, Delivery, longest_hold
 from taskq.clock import Clock, FollowingClock
 from taskq.dispatch import Dispatcher, control, limits
@@ -37,6 +36,9 @@ from taskq.worker.run import Abort, Places, Run
 from taskq.worker.settle import Settler
 from taskq.worker.spread import Peers
 from taskq.worker.units import Unit
+
+if TYPE_CHECKING:
+    from taskq.beat import Beat
 
 logger = logging.getLogger("taskq.worker")
 T = TypeVar("T")
@@ -211,6 +213,8 @@ class Worker:
             )
             self._group.start_soon(self.keeper.run)
         if self._beats:
+            from taskq.beat import Beat  # here: it brings all that reads schedules, which most workers never need
+
             self.beat = Beat(
                 declared=list(self.app.scheduled.values()),
                 broker=self.broker,

@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from taskq.worker.watchdog import Health, HealthServer
+from taskq.worker.health_server import HealthServer
+from taskq.worker.watchdog import Health
 
 
 def test_whoever_hangs_up_before_the_answer_leaves_no_traceback(
