@@ -17,6 +17,7 @@ import pytest
 from tests.rooms import empty_schema, new_prefix, sweep
 from tests.servers import RabbitNode
 from tests.services import BROKER_VARIABLE, STORE_VARIABLE, Service, make_node, services
+from tests.support import pulse
 
 NEED_A_SERVER = frozenset({"rabbitmq_url", "postgres_url", "rabbit_node"})
 
@@ -34,6 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests that run side by side (`-n`) share the servers: the process that deals them out starts them."""
+    pulse.start()
     side_by_side = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if side_by_side and not config.getoption("--without-services"):
         found = contextlib.ExitStack()
@@ -53,6 +55,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TASKQ_") and not name.startswith(("TASKQ_TEST_", "TASKQ_BENCH_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _pulse() -> None:
+    pulse.begin()
 
 
 # -- services ---------------------------------------------------------------------------------

@@ -462,7 +462,7 @@ def _await(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Pat
         time.sleep(0.05)
 
 
-def _end(process: subprocess.Popen[bytes], how: signal.Signals, timeout: float = 20) -> None:
+def _end(process: subprocess.Popen[bytes], how: signal.Signals, timeout: float = 60) -> None:
     """Signal the process and its session, and reap it."""
     for step in (how, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):

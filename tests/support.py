@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -11,7 +12,41 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 10) -> T:  # noqa: ASYNC109 - names the bound
+class Pulse(threading.Thread):
+    """Notes for how long the machine stood still, as virtual ones do: a bound on time says nothing of that time.
+
+    Started once in every process of the tests.
+    """
+
+    BEAT = 0.02  # seconds
+
+    def __init__(self) -> None:
+        super().__init__(name="pulse", daemon=True)
+        self._lost = 0.0
+        self._mark = 0.0
+
+    def run(self) -> None:
+        last = time.monotonic()
+        while True:
+            time.sleep(self.BEAT)
+            now = time.monotonic()
+            self._lost += max(0.0, now - last - 2 * self.BEAT)
+            last = now
+
+    def begin(self) -> None:
+        """A test begins."""
+        self._mark = self._lost
+
+    def lost(self) -> float:
+        """Seconds for which nothing went on since the test began: add them to what a promise allows."""
+        time.sleep(2 * self.BEAT)  # a halt that has just ended is noted by then
+        return 2 * (self._lost - self._mark)  # what stood still has to be caught up with, too
+
+
+pulse = Pulse()
+
+
+async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 60) -> T:  # noqa: ASYNC109 - names the bound
     """Wait until the check gives something true, and return it; an AssertionError of the check counts as false.
 
     Fails with the check's own last word after `timeout` seconds.
@@ -33,7 +68,7 @@ async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 10)
         await asyncio.sleep(0.01)
 
 
-def eventually_now(check: Callable[[], T], timeout: float = 10) -> T:
+def eventually_now(check: Callable[[], T], timeout: float = 60) -> T:
     """The same for who has no event loop."""
     deadline = time.monotonic() + timeout
     while not (value := check()):

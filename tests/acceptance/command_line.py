@@ -139,4 +139,4 @@ class CommandLine:
             assert self.notes() == list(words)
             return True
 
-        await eventually(check, 20)
+        await eventually(check)

@@ -31,7 +31,7 @@ async def hold(word: str) -> str:
     """Say so in the file `holding`, and go on once there is a file `go`."""
     folder = Path(os.environ[FOLDER])
     (folder / "holding").write_text(word)
-    await eventually((folder / "go").exists, 60)
+    await eventually((folder / "go").exists)
     return word
 
 

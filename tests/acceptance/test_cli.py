@@ -11,6 +11,7 @@ import pytest
 
 from taskq.cli.root import COMMANDS, run, taskq
 from tests.acceptance.command_line import APP, CommandLine
+from tests.support import pulse
 
 SECRET = "s3cret-w0rd"
 
@@ -82,7 +83,7 @@ async def test_addresses_that_lead_nowhere(cli: CommandLine) -> None:
         assert said.err.startswith("error: ") and text in said.err, said.err
         assert len(said.err.strip().splitlines()) == 1
         assert SECRET not in said.err + said.out
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 20 + pulse.lost()
 
 
 async def test_another_store_is_refused(cli: CommandLine, tmp_path: Path) -> None:
@@ -148,10 +149,10 @@ def test_dev_runs_a_script_beside(alone: CommandLine) -> None:
         "import asyncio, sys\n"
         "from tests.acceptance.sample_app import app\n"
         "add = app.get_task('add')\n"
-        "print('sync', add.enqueue(1, 2).get_result(timeout=20))\n"
+        "print('sync', add.enqueue(1, 2).get_result(60))\n"
         "async def main():\n"
         "    handle = await add.options(delay=0.05).enqueue_async(3, 4)\n"
-        "    print('async', await handle.get_result_async(20))\n"
+        "    print('async', await handle.get_result_async(60))\n"
         "    await app.close()\n"
         "asyncio.run(main())\n"
         "sys.exit(3)\n"

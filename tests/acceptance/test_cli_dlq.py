@@ -53,7 +53,7 @@ async def test_failed_task_is_listed_shown_retried_and_done(cli_everywhere: Comm
     (cli.folder / "refuse").touch()
     with cli.worker():
         sent = cli.run("send", APP, "note", "first").out.strip()
-        found = await eventually(cli.dead, 20)
+        found = await eventually(cli.dead)
         assert [(one["message_id"], one["queue"], one["task"], one["reason"]) for one in found] == [
             (sent, "line", "note", "failed")
         ]
@@ -117,7 +117,7 @@ async def test_retried_message_is_new(cli: CommandLine) -> None:
     (cli.folder / "refuse").touch()
     (new,) = cli.json("dlq", "retry", dead.message_id)
     with cli.worker():
-        await eventually(cli.dead, 20)
+        await eventually(cli.dead)
     async with cli.client() as client:
         (again,) = (await (await client.store()).dead(DeadFilter())).items
     assert (again.message_id, again.attempts, again.reason) == (new["message_id"], 1, "failed")

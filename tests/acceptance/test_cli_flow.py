@@ -11,10 +11,10 @@ async def test_keys_are_listed_paused_pinned_and_reset(cli: CommandLine) -> None
     with cli.worker():
         async with cli.sender() as app:
             note = app.get_task("note").options(flow_key="tenant-1", flow_parallelism=2)
-            await (await note.enqueue_async("first")).get_result_async(20)
+            await (await note.enqueue_async("first")).get_result_async(60)
             assert cli.run("flow", "pause", "tenant-1").out == "tenant-1  paused\n"
             await note.enqueue_async("second")
-            await eventually(lambda: cli.json("flow", "list")[0]["waiting"] == 1, 20)
+            await eventually(lambda: cli.json("flow", "list")[0]["waiting"] == 1)
             assert (
                 cli.run("flow", "pin", "tenant-1", "--parallelism", "1", "--rate", "1/1h").out == "tenant-1  pinned\n"
             )
@@ -31,7 +31,7 @@ async def test_keys_are_listed_paused_pinned_and_reset(cli: CommandLine) -> None
             assert cli.run("flow", "resume", "tenant-1").out == "tenant-1  resumed\n"
             await cli.noted("first", "second")
             await note.enqueue_async("third")
-            await eventually(lambda: cli.json("flow", "list")[0]["waiting"] == 1, 20)
+            await eventually(lambda: cli.json("flow", "list")[0]["waiting"] == 1)
             (key,) = cli.json("flow", "list")
             assert (key["started"], key["parallelism"]) == (1, 1)
             assert cli.run("flow", "reset", "tenant-1").out == "tenant-1  reset\n"

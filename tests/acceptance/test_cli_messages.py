@@ -33,8 +33,8 @@ async def test_cancel_waiting_queued_and_running(cli: CommandLine) -> None:
         running = cli.run("send", APP, "hold", "x").out.strip()
         queued = cli.run("send", APP, "note", "never", "--queue", "line").out.strip()
         waiting = cli.run("send", APP, "note", "later", "--delay", "1h").out.strip()
-        await eventually((cli.folder / "holding").exists, 20)
-        await eventually(lambda: cli.json("messages", "list", "--status", "WAITING")["items"], 20)
+        await eventually((cli.folder / "holding").exists)
+        await eventually(lambda: cli.json("messages", "list", "--status", "WAITING")["items"])
         effects = cli.json("messages", "cancel", running, queued, waiting)
         assert effects == {running: "asked", queued: "asked", waiting: "done"}
 
@@ -42,7 +42,7 @@ async def test_cancel_waiting_queued_and_running(cli: CommandLine) -> None:
             items = cli.json("messages", "list", "--status", "CANCELLED")["items"]
             return {one["id"] for one in items} == {running, queued, waiting}
 
-        await eventually(all_cancelled, 20)
+        await eventually(all_cancelled)
         said = cli.run("messages", "cancel", waiting, code=1)
         assert f"message {waiting} has ended already" in said.err
     assert cli.notes() == []

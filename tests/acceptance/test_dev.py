@@ -46,7 +46,7 @@ class Dev:
             found = re.search(rf"^{name} +(.+)$", self.said, re.MULTILINE)
             return found and found.group(1)
 
-        return eventually_now(look, 30)
+        return eventually_now(look)
 
     def client(self, token: str | None = None) -> httpx.Client:
         """For its API; with the token that it says, unless another is given."""
@@ -95,7 +95,7 @@ def test_dev_is_what_clients_in_its_script_find(alone: CommandLine) -> None:
         "from tests.acceptance.sample_app import app\n"
         "client = QStash(os.environ['QSTASH_TOKEN'], base_url=os.environ['QSTASH_URL'])\n"
         "sent = client.message.publish_json(url='task://add', body={'a': 40, 'b': 2})\n"
-        "print(app.handle(sent.message_id).get_result(timeout=20))\n"
+        "print(app.handle(sent.message_id).get_result(60))\n"
         "sys.exit(4)\n"
     )
     said = alone.run("dev", APP, "--run", str(script), code=4, QSTASH_URL="https://elsewhere.example")
@@ -114,7 +114,7 @@ def test_dev_keeps_the_token_that_is_set(alone: CommandLine) -> None:
                 letters = client.get("/v2/dlq", params={"messageId": sent["messageId"]}).json()["messages"]
                 return len(letters) == 1
 
-            eventually_now(failed, 20)
+            eventually_now(failed)
         assert endpoint.requests() == []
         assert "set-by-somebody" not in running.said
 
@@ -180,9 +180,9 @@ def test_dev_reloads_with_its_api(alone: CommandLine, unused_port: int) -> None:
                 except httpx.TransportError:
                     return []
 
-            eventually_now(lambda: tasks() == ["version"], 30)
+            eventually_now(lambda: tasks() == ["version"])
             code.write_text(CODE.replace('name="version"', 'name="second"'))
-            eventually_now(lambda: tasks() == ["second"], 30)
+            eventually_now(lambda: tasks() == ["second"])
     finally:
         process.send_signal(signal.SIGTERM)
         code_of_end = process.wait(30)
@@ -198,7 +198,7 @@ def test_dev_without_the_libraries_of_the_api(alone: CommandLine) -> None:
     script.write_text(
         "import os\n"
         "from tests.acceptance.sample_app import app\n"
-        "print(app.get_task('add').enqueue(1, 2).get_result(timeout=20), os.environ['QSTASH_URL'])\n"
+        "print(app.get_task('add').enqueue(1, 2).get_result(60), os.environ['QSTASH_URL'])\n"
     )
     said = alone.run("dev", APP, "--run", str(script), PYTHONPATH=str(folder), QSTASH_URL="none")
     assert said.out.split() == ["3", "none"]

@@ -60,12 +60,12 @@ async def test_a_saved_file_takes_effect(
         return 0
 
     try:
-        assert await (await version.enqueue_async()).get_result_async(30) == 1
+        assert await (await version.enqueue_async()).get_result_async(60) == 1
         running = await long.enqueue_async()
         await eventually((tmp_path / "started").exists)
         (tmp_path / "reloaded_app.py").write_text(CODE.replace("VERSION = 1\n", "VERSION = 2\n"))
-        assert await running.get_result_async(30) == 2
-        assert await (await version.enqueue_async()).get_result_async(30) == 2
+        assert await running.get_result_async(60) == 2
+        assert await (await version.enqueue_async()).get_result_async(60) == 2
         assert worker.poll() is None
     finally:
         await app.close()

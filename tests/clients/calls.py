@@ -64,7 +64,7 @@ async def ended(api: Calls, message_id: str, state: str = "DELIVERED") -> list[s
         assert states[-1:] == [state], states
         return states
 
-    return await eventually(check, 30)
+    return await eventually(check)
 
 
 async def dead(api: Calls, message_id: str) -> DlqMessage:
@@ -74,7 +74,7 @@ async def dead(api: Calls, message_id: str) -> DlqMessage:
         found = await api.dlq.list(filter={"message_id": message_id})
         return found.messages[0] if found.messages else None
 
-    return await eventually(check, 30)
+    return await eventually(check)
 
 
 async def die(api: Calls, endpoint: Endpoint, target: str, **options: Any) -> DlqMessage:
@@ -92,4 +92,4 @@ async def empty(api: Calls, queue: str) -> None:
         assert lag == 0, f"{lag} messages of {queue} are not finished"
         return True
 
-    await eventually(check, 30)
+    await eventually(check)

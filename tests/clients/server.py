@@ -58,7 +58,7 @@ class Site:
     def another(self, **variables: str) -> Iterator[str]:
         """URL of a second `taskq api` of the same site, with other settings."""
         with _process("api", ["--port", "0"], self.environment | variables, self.folder / "another") as said:
-            yield eventually_now(lambda: _address(said), 60)
+            yield eventually_now(lambda: _address(said))
 
 
 @contextmanager
@@ -75,10 +75,10 @@ def site(*, broker: str, store: str, prefix: str, folder: Path) -> Iterator[Site
             "TASKQ_LLM_URL": endpoint.url("/model"),
         }
         with _process("api", ["--port", "0"], environment, folder) as said:
-            url = eventually_now(lambda: _address(said), 60)
+            url = eventually_now(lambda: _address(said))
             health = f"127.0.0.1:{free_port()}"
             with _process("worker", ["--beat", "--grace", "5", "--health", health], environment, folder):
-                eventually_now(lambda: _is_ready(f"http://{health}"), 60)
+                eventually_now(lambda: _is_ready(f"http://{health}"))
                 yield Site(url, TOKEN, READONLY_TOKEN, endpoint, environment, folder)
 
 

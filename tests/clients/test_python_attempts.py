@@ -183,4 +183,4 @@ async def test_client_rotates_keys(api: Calls, endpoint: Endpoint, path: Names) 
             return False
         return True
 
-    await eventually(signed_anew, 20)
+    await eventually(signed_anew)

@@ -198,7 +198,7 @@ async def test_schedule_fires_by_itself(running: Site, endpoint: Endpoint, path:
         assert found.next_schedule_time >= (tick + 60) * 1000
         return True
 
-    await eventually(told, 20)
+    await eventually(told)
     await api.schedule.delete(schedule_id)
     await api.close()
 
@@ -221,7 +221,7 @@ async def test_client_controls_the_flow(api: Calls, endpoint: Endpoint, path: Na
             assert (info.parallelism_max, info.parallelism_count, info.wait_list_size) == (1, 1, 2)
             return True
 
-        await eventually(check, 20)
+        await eventually(check)
         assert (await api.flow_control.get_global_parallelism()).parallelism_count >= 1
         assert endpoint.requests(second) == []
     assert len(await endpoint.until(second, 2)) == 2
@@ -242,7 +242,7 @@ async def test_client_pauses_a_flow_key(api: Calls, endpoint: Endpoint, path: Na
         info = await api.flow_control.get(key)
         return bool(info.is_paused and info.wait_list_size == 1)
 
-    await eventually(waits, 20)
+    await eventually(waits)
     assert len(endpoint.requests(target)) == 1
     await api.flow_control.resume(key)
     await endpoint.until(target, 2)

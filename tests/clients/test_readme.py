@@ -69,7 +69,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
             cwd=tmp_path, env=plain | {"TASKQ_API_TOKEN": TOKEN}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         try:
-            found = eventually_now(lambda: re.search(r"^api +(\S+)$", said.read_text(), re.MULTILINE), 30)
+            found = eventually_now(lambda: re.search(r"^api +(\S+)$", said.read_text(), re.MULTILINE))
             yield Shop(found.group(1), endpoint, tmp_path)
         finally:
             process.send_signal(signal.SIGINT)
@@ -91,7 +91,7 @@ def test_readme_with_curl(shop: Shop) -> None:
         events = shop.get("/v2/events", url="task://shop.total").json()["events"]
         return [event["state"] for event in events][:1] == ["DELIVERED"]
 
-    eventually_now(ran, 20)
+    eventually_now(ran)
 
 
 def test_readme_with_the_python_client(shop: Shop) -> None:

@@ -66,7 +66,7 @@ class Front:
 
             await eventually(answers, timeout)
 
-    async def ended(self, timeout: float = 10) -> int:  # noqa: ASYNC109 - names the bound
+    async def ended(self, timeout: float = 60) -> int:  # noqa: ASYNC109 - names the bound
         """Its exit code, once it has ended."""
         assert self._process is not None
         return await asyncio.to_thread(self._process.wait, timeout)

@@ -21,7 +21,7 @@ def sleep(seconds: float, note: str) -> str:
     return "slept"
 
 
-@app.task(name="child.soft", pool="process", retry=0, soft_timeout=0.2, timeout=20)
+@app.task(name="child.soft", pool="process", retry=0, soft_timeout=0.2, timeout=60)
 def soft() -> str:
     """Say whether the soft limit was raised inside."""
     try:
@@ -31,11 +31,11 @@ def soft() -> str:
     return "slept"
 
 
-@app.task(name="child.beats", pool="process", retry=0, timeout=0.5)
+@app.task(name="child.beats", pool="process", retry=0, timeout=4.0)
 def beats() -> int:
     """Work longer than the limit, saying so."""
-    for _ in range(10):
-        time.sleep(0.1)
+    for _ in range(9):
+        time.sleep(0.5)
         current().heartbeat()
     return current().attempt
 

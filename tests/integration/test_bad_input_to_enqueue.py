@@ -27,7 +27,7 @@ from taskq import (
 )
 from tests.integration.room import Room
 from tests.servers import free_port
-from tests.support import eventually
+from tests.support import eventually, pulse
 
 
 class Opaque:
@@ -137,7 +137,7 @@ async def test_a_wrong_password_is_told_from_a_broker_that_is_away(rabbitmq_url:
     began = time.monotonic()
     with pytest.raises(AccessRefused) as caught:
         await note.enqueue_async()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 + pulse.lost()
     assert "geheim" not in str(caught.value)
     assert isinstance(caught.value, BrokerUnavailable)
     await app.close()
@@ -156,7 +156,7 @@ async def test_a_broker_that_is_down_costs_the_publish_timeout_at_most() -> None
             began = time.monotonic()
             with pytest.raises(BrokerUnavailable) as caught:
                 await attempt()
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 1.5 + pulse.lost()
             assert "geheim" not in str(caught.value)
         await app.close()
     silent.close()

@@ -51,7 +51,7 @@ async def test_bytes_that_are_no_message_of_ours(room: Room) -> None:
     assert all(letter.failure is not None and letter.queue == "default" and letter.worker for letter in letters)
     assert any("99" in letter.failure.message for letter in letters)
     assert any("application/xml" in letter.failure.message for letter in letters)
-    assert await (await add.enqueue_async(1, 2)).get_result_async(5) == 3
+    assert await (await add.enqueue_async(1, 2)).get_result_async(60) == 3
     assert await room.depth("default") == 0
 
 
@@ -77,7 +77,7 @@ async def test_a_message_with_an_unknown_argument_codec(room: Room) -> None:
         return await store.count_dead(DeadFilter(reason="invalid-arguments")) == 2
 
     await eventually(both)
-    assert await (await add.enqueue_async(1, 2)).get_result_async(5) == 3
+    assert await (await add.enqueue_async(1, 2)).get_result_async(60) == 3
 
 
 async def test_arguments_that_do_not_fit_the_workers_task(room: Room) -> None:
@@ -97,7 +97,7 @@ async def test_arguments_that_do_not_fit_the_workers_task(room: Room) -> None:
     await room.worker()
     handle = await old.enqueue_async(1)
     with pytest.raises(TaskFailed, match="InvalidArguments"):
-        await handle.get_result_async(5)
+        await handle.get_result_async(60)
     assert (await room.dead(message_id=handle.id)).reason == "invalid-arguments"
     assert ran == []
     await sender.close()
@@ -121,7 +121,7 @@ async def test_an_unknown_task_goes_round_to_a_worker_that_knows_it(
     handle = await new.enqueue_async(7)
     await eventually(lambda: "'new' is not known here" in caplog.text)
     await room.worker(app=newer)
-    assert await handle.get_result_async(15) == 7
+    assert await handle.get_result_async(60) == 7
     for worker in list(room._workers):
         await room.stop(worker)
     await newer.close()
@@ -144,7 +144,7 @@ async def test_the_only_slot_goes_on_to_a_worker_that_knows_the_task(
     handle = await new.enqueue_async()
     await eventually(lambda: "'new' is not known here" in caplog.text)
     await room.worker(app=newer)
-    assert await handle.get_result_async(15) == "ran"
+    assert await handle.get_result_async(60) == "ran"
     for worker in list(room._workers):
         await room.stop(worker)
     await newer.close()
@@ -171,8 +171,8 @@ async def test_a_task_that_no_worker_knows_is_dead_lettered_after_the_bound(room
         assert letter.reason == "unknown-task"
         assert letter.failure is not None and "'nope'" in letter.failure.message and "2" in letter.failure.message
         with pytest.raises(TaskFailed, match="UnknownTask"):
-            await handle.get_result_async(5)
-    assert await behind.get_result_async(5) == 3
+            await handle.get_result_async(60)
+    assert await behind.get_result_async(60) == 3
     await sender.close()
 
 
@@ -188,7 +188,7 @@ async def test_a_result_that_cannot_be_encoded(room: Room) -> None:
     await room.worker()
     handle = await opaque.enqueue_async()
     with pytest.raises(TaskFailed, match="Lock"):
-        await handle.get_result_async(5)
+        await handle.get_result_async(60)
     letter = await room.dead(message_id=handle.id)
     assert letter.reason == "result-not-serializable"
     assert ran == [1]
@@ -204,8 +204,8 @@ async def test_a_message_for_a_deleted_queue_mends_it(room: Room) -> None:
         return a + b
 
     worker = await room.worker()
-    assert await (await add.enqueue_async(1, 1)).get_result_async(5) == 2
+    assert await (await add.enqueue_async(1, 1)).get_result_async(60) == 2
     record = worker.servers["gone"].record
     await (await room.app.client().broker()).delete(task_queue("gone", record))
-    assert await (await add.enqueue_async(1, 2)).get_result_async(10) == 3
-    assert await (await add.options(delay=0.01).enqueue_async(2, 2)).get_result_async(10) == 4
+    assert await (await add.enqueue_async(1, 2)).get_result_async(60) == 3
+    assert await (await add.options(delay=0.01).enqueue_async(2, 2)).get_result_async(60) == 4

@@ -35,7 +35,7 @@ async def test_ticks_that_fall_due_one_by_one_go_together(sqlite_store_url: str,
     began = time.monotonic()
     running = asyncio.create_task(worker.run())
     try:
-        await eventually(lambda: worker.beat is not None and worker.beat.ticks >= 150, 30)
+        await eventually(lambda: worker.beat is not None and worker.beat.ticks >= 150)
         took = time.monotonic() - began
         assert rounds <= took / BREATH + 1
     finally:

@@ -11,7 +11,7 @@ import pytest
 from taskq import Queue, Retry, TaskCancelled, current
 from taskq.outcome import Status
 from tests.integration.room import Room
-from tests.support import eventually
+from tests.support import eventually, pulse
 
 
 async def test_a_waiting_message_is_gone_at_once(room: Room) -> None:
@@ -27,7 +27,7 @@ async def test_a_waiting_message_is_gone_at_once(room: Room) -> None:
     assert await handle.get_status_async() is Status.CANCELLED
     assert (await (await room.store()).waiting()).items == []
     with pytest.raises(TaskCancelled, match=handle.id):
-        await handle.get_result_async(1)
+        await handle.get_result_async(60)
 
 
 async def test_a_delayed_message_cancelled_before_it_is_booked_never_starts(room: Room) -> None:
@@ -45,7 +45,7 @@ async def test_a_delayed_message_cancelled_before_it_is_booked_never_starts(room
     assert await handle.cancel_async() is True
     await room.worker()
     await room.has(handle, Status.CANCELLED)
-    await (await after.options(delay=0.4).enqueue_async()).get_result_async(5)
+    await (await after.options(delay=0.4).enqueue_async()).get_result_async(60)
     assert ran == []
 
 
@@ -63,10 +63,10 @@ async def test_a_queued_message_never_starts_also_on_a_worker_started_later(room
     handles = [await note.enqueue_async(number) for number in range(3)]
     assert await handles[1].cancel_async() is True
     await room.worker()
-    await handles[2].get_result_async(5)
+    await handles[2].get_result_async(60)
     await room.has(handles[1], Status.CANCELLED)
     with pytest.raises(TaskCancelled):
-        await handles[1].get_result_async(5)
+        await handles[1].get_result_async(60)
     assert sorted(ran) == [0, 2]
 
 
@@ -87,9 +87,9 @@ async def test_a_message_in_a_workers_hands_never_starts(room: Room) -> None:
     await second.cancel_async()
     await eventually(lambda: second.id in worker.attempts.cancels)
     go.set()
-    await first.get_result_async(5)
+    await first.get_result_async(60)
     with pytest.raises(TaskCancelled):
-        await second.get_result_async(5)
+        await second.get_result_async(60)
     assert ran == [0]
 
 
@@ -110,12 +110,12 @@ async def test_a_running_async_task_is_cancelled_within_a_second(room: Room, que
 
     await room.worker()
     handle = await long.enqueue_async()
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 60)
     asked = time.monotonic()
     assert await handle.cancel_async() is True
     with pytest.raises(TaskCancelled):
-        await handle.get_result_async(3)
-    assert seen and seen[0] - asked < 1
+        await handle.get_result_async(60)
+    assert seen and seen[0] - asked < 1 + pulse.lost()
     record = await room.has(handle, Status.CANCELLED)
     assert record.result is None
     assert await handle.cancel_async() is False
@@ -129,7 +129,7 @@ async def test_a_running_thread_sees_the_cancel_and_its_late_result_is_dropped(r
     @room.app.task(name="long")
     def long() -> str:
         started.set()
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while not current().cancelled and time.monotonic() < end:
             time.sleep(0.01)
         seen.append(current().cancelled)
@@ -137,10 +137,10 @@ async def test_a_running_thread_sees_the_cancel_and_its_late_result_is_dropped(r
 
     await room.worker()
     handle = await long.enqueue_async()
-    assert await asyncio.to_thread(started.wait, 5)
+    assert await asyncio.to_thread(started.wait, 60)
     await handle.cancel_async()
     with pytest.raises(TaskCancelled):
-        await handle.get_result_async(3)
+        await handle.get_result_async(60)
     assert seen == [True]
     assert await handle.get_status_async() is Status.CANCELLED
     assert (await room.has(handle, Status.CANCELLED)).result is None
@@ -168,8 +168,8 @@ async def test_a_message_that_waits_for_its_retry_is_cancelled(room: Room) -> No
         await room.has(handle, Status.WAITING)
         await handle.cancel_async()
         with pytest.raises(TaskCancelled):
-            await handle.get_result_async(3)
-    assert await behind.get_result_async(3) == 1
+            await handle.get_result_async(60)
+    assert await behind.get_result_async(60) == 1
     assert sorted(ran) == ["default", "fifo"]
 
 
@@ -184,12 +184,12 @@ async def test_a_cancel_that_no_broadcast_told_of_is_found_by_looking(room: Room
 
     await room.worker()
     handle = await long.enqueue_async()
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 60)
     asked = time.monotonic()
     await (await room.store()).cancel(handle.id)
     with pytest.raises(TaskCancelled):
-        await handle.get_result_async(5)
-    assert time.monotonic() - asked < 2
+        await handle.get_result_async(60)
+    assert time.monotonic() - asked < 2 + pulse.lost()
 
 
 async def test_a_finished_message_cannot_be_cancelled(room: Room) -> None:
@@ -201,6 +201,6 @@ async def test_a_finished_message_cannot_be_cancelled(room: Room) -> None:
 
     await room.worker()
     handle = await add.enqueue_async(1, 2)
-    assert await handle.get_result_async(5) == 3
+    assert await handle.get_result_async(60) == 3
     assert await handle.cancel_async() is False
-    assert await room.app.handle(handle.id).get_result_async(5) == 3
+    assert await room.app.handle(handle.id).get_result_async(60) == 3

@@ -48,7 +48,7 @@ async def test_a_run_whose_retry_comes_in_meanwhile_makes_way_for_it(room: Room)
     await store.settle([failed])
     await eventually(lambda: len(run.deliveries) > 1 or run.later or began == [1, 2])
     gate.set()
-    assert await handle.get_result_async(10) == "attempt 2"
+    assert await handle.get_result_async(60) == "attempt 2"
     assert began == [1, 2]
     assert await room.depth("open") == 0
 
@@ -77,7 +77,7 @@ async def test_a_copy_that_comes_during_a_run_which_is_overtaken_runs_after_it(r
     await dispatcher.send(replace(run.message, repeated=True))  # as the broker brings it back
     await eventually(lambda: len(run.deliveries) == 2)
     gate.set()
-    assert await handle.get_result_async(10) == 2
+    assert await handle.get_result_async(60) == 2
     assert (await room.has(handle, Status.SUCCEEDED)).epoch == 2
     assert await room.depth("open") == 0
 
@@ -109,7 +109,7 @@ async def test_a_claim_that_comes_late_and_is_given_back_loses_nothing(room: Roo
     (claimed,) = await store.claim([Claim(run.message, "another")])
     await store.give_back([(run.message.id, claimed.epoch)])
     gate.set()
-    assert await handle.get_result_async(10) == 2
+    assert await handle.get_result_async(60) == 2
     await eventually(lambda: not worker.in_hand())
     assert await room.depth(queue) == 0
 
@@ -138,7 +138,7 @@ async def test_a_run_that_is_overtaken_waits_for_the_one_that_goes_on(room: Room
     gates[0].set()
     await eventually(lambda: older.in_hand() and older.in_hand()[0] is not run)
     gates[1].set()
-    assert await handle.get_result_async(10) == 2
+    assert await handle.get_result_async(60) == 2
     await eventually(lambda: not any(worker.in_hand() for worker in workers))
     assert began == [1, 2]
 
@@ -165,6 +165,6 @@ async def test_a_copy_in_the_hands_of_another_slot_runs_when_the_first_lets_go(r
     await run.unit.subscription.close()  # type: ignore[union-attr]
     await eventually(lambda: len(run.copies) == 1 and run.copies[0][1] is not run.unit)
     run.unit.let_go_all()
-    assert await handle.get_result_async(10) == 2
+    assert await handle.get_result_async(60) == 2
     await eventually(lambda: not worker.in_hand())
     assert await room.depth("pair") == 0

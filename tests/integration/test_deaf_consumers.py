@@ -22,13 +22,13 @@ async def test_a_deaf_consumer_is_made_anew(
         return number
 
     worker = await rabbit_room.worker()
-    assert await (await echo.enqueue_async(1)).get_result_async(10) == 1
+    assert await (await echo.enqueue_async(1)).get_result_async(60) == 1
     deaf = [unit for unit in worker.servers["quiet"].units if unit.subscription is not None]
 
     for unit in deaf:
         await _silence(unit)
     handle = await echo.enqueue_async(2)
-    assert await handle.get_result_async(15) == 2
+    assert await handle.get_result_async(60) == 2
 
 
 async def _silence(unit: units.Unit) -> None:

@@ -11,7 +11,7 @@ import pytest
 from taskq import Queue, RetryAfter, Snooze, TaskCancelled, current
 from taskq.outcome import Status
 from tests.integration.room import Room
-from tests.support import eventually
+from tests.support import eventually, pulse
 
 
 async def test_short_delays_are_kept_and_not_by_much(room: Room) -> None:
@@ -29,12 +29,12 @@ async def test_short_delays_are_kept_and_not_by_much(room: Room) -> None:
     for delay in (0.01, 0.05, 0.1, 0.3, 0.02, 0.2, 0.5):
         sent = time.monotonic()
         handle = await note.options(delay=delay).enqueue_async()
-        await handle.get_result_async(5)
+        await handle.get_result_async(60)
         late.append(starts[handle.id] - sent - delay)
     # Instants travel in whole milliseconds.
     assert min(late) > -0.002, late
-    assert sorted(late)[len(late) // 2] < 0.1, late
-    assert max(late) < 1.0, late
+    assert sorted(late)[len(late) // 2] < 0.1 + pulse.lost(), late
+    assert max(late) < 1.0 + pulse.lost(), late
 
 
 async def test_due_order_holds_whatever_the_sending_order(room: Room) -> None:
@@ -54,7 +54,7 @@ async def test_due_order_holds_whatever_the_sending_order(room: Room) -> None:
     ]
     assert datetime.now(UTC) < first, "the machine was too busy to send all before the first was due"
     for handle in handles:
-        await handle.get_result_async(10)
+        await handle.get_result_async(60)
     assert order == list(range(20))
 
 
@@ -77,10 +77,10 @@ async def test_a_delay_of_a_year_is_listed_moved_and_cancelled(room: Room) -> No
     listed = (await store.waiting()).items
     assert {row.message.id for row in listed} == {moved.id, cancelled.id}
     assert await store.reschedule(moved.id, await store.now()) is True
-    assert await moved.get_result_async(10) == "moved"
+    assert await moved.get_result_async(60) == "moved"
     await cancelled.cancel_async()
     with pytest.raises(TaskCancelled):
-        await cancelled.get_result_async(1)
+        await cancelled.get_result_async(60)
     assert (await store.waiting()).items == []
 
 
@@ -93,14 +93,14 @@ async def test_delays_outlive_the_worker_that_keeps_them(room: Room) -> None:
 
     first, second = await room.worker(), await room.worker()
     leader = await eventually(lambda: next((w for w in (first, second) if w.keeper and w.keeper.leading), None))
-    booked = await note.options(delay=1.0).enqueue_async(1)
+    booked = await note.options(delay=4.0).enqueue_async(1)
     await room.has(booked, Status.WAITING)
     await room.stop(leader)
-    assert await booked.get_result_async(5) == 1
+    assert await booked.get_result_async(60) == 1
     await room.stop(second if leader is first else first)
     alone = await note.options(delay=0.1).enqueue_async(2)
     await room.worker()
-    assert await alone.get_result_async(5) == 2
+    assert await alone.get_result_async(60) == 2
 
 
 async def test_a_task_puts_itself_off(room: Room) -> None:
@@ -121,7 +121,7 @@ async def test_a_task_puts_itself_off(room: Room) -> None:
     await room.worker()
     for queue in queues:
         seen.clear()
-        assert await (await off.options(queue=queue).enqueue_async()).get_result_async(10) == "done"
+        assert await (await off.options(queue=queue).enqueue_async()).get_result_async(60) == "done"
         assert [attempt for _, attempt, _ in seen] == [1, 1, 1, 2]
         pauses = [after[2] - before[2] for before, after in zip(seen, seen[1:], strict=False)]
         assert pauses[0] >= 0.1 and pauses[1] >= 0.1 and pauses[2] >= 0.2
@@ -145,7 +145,7 @@ async def test_a_delayed_message_keeps_its_queues_limits(room: Room) -> None:
     assert record is not None and record.born_fifo
     await room.worker(queues=["line"])
     for handle in handles:
-        await handle.get_result_async(5)
+        await handle.get_result_async(60)
     assert max(most) == 1
 
 

@@ -17,7 +17,7 @@ from taskq.task import Task
 from taskq.worker import keys
 from tests.integration.harness import Station, most_at_once
 from tests.integration.room import Room
-from tests.support import eventually
+from tests.support import eventually, pulse
 
 
 class Seen:
@@ -49,7 +49,7 @@ def steps(room: Room, seen: Seen, **definition: Any) -> Task[..., None]:
     return step
 
 
-async def all_of(handles: Sequence[Any], timeout: float = 30) -> None:  # noqa: ASYNC109
+async def all_of(handles: Sequence[Any], timeout: float = 60) -> None:  # noqa: ASYNC109
     await asyncio.gather(*(handle.get_result_async(timeout) for handle in handles))
 
 
@@ -70,9 +70,9 @@ async def test_a_key_runs_as_many_at_once_as_it_may(room: Room) -> None:
         await room.worker()
     mine = step.options(flow_key="a", flow_parallelism=3)
     handles = await room.app.enqueue_many_async([mine.message("a", number) for number in range(40)])
-    await asyncio.wait_for(three.wait(), 20)
+    await asyncio.wait_for(three.wait(), 60)
     other = await step.options(flow_key="b", flow_parallelism=1).enqueue_async("b", 0)
-    await other.get_result_async(10)
+    await other.get_result_async(60)
     await all_of(handles)
     assert seen.most["a"] == 3
     assert sorted(seen.order("a")) == list(range(40))
@@ -144,7 +144,7 @@ async def test_a_late_key_is_not_behind_the_backlog_of_another(room: Room) -> No
     await eventually(lambda: len(seen.order("a")) > 20)
     handle = await step.options(flow_key="b", flow_parallelism=1).enqueue_async("b", 0)
     before = len(seen.starts)
-    await handle.get_result_async(10)
+    await handle.get_result_async(60)
     [place] = [index for index, (key, _, _) in enumerate(seen.starts) if key == "b"]
     assert place - before <= 50
 
@@ -157,7 +157,7 @@ async def test_a_paused_key_starts_nothing_and_goes_on_in_its_order(room: Room) 
     await room.worker()
     mine = step.options(flow_key="a", flow_parallelism=1)
     handles = [await mine.enqueue_async("a", number) for number in range(5)]
-    await (await step.enqueue_async("none", 0)).get_result_async(10)
+    await (await step.enqueue_async("none", 0)).get_result_async(60)
     await room.has(handles[-1], Status.WAITING)
     assert seen.order("a") == []
     await store.set_flow("a", paused=False)
@@ -196,7 +196,7 @@ async def test_a_message_that_waits_for_its_retry_holds_no_permit(room: Room) ->
     await room.worker()
     waits = await fails.options(flow_key="a", flow_parallelism=1).enqueue_async()
     await failed.wait()
-    await (await step.enqueue_async("a", 1)).get_result_async(10)
+    await (await step.enqueue_async("a", 1)).get_result_async(60)
     assert await room.status(waits) is Status.WAITING
 
 
@@ -247,8 +247,8 @@ async def test_a_run_whose_permit_is_not_renewed_ends(room: Room, monkeypatch: p
 
     monkeypatch.setattr(worker.store, "renew_permits", fails)
     handle = await long.options(flow_key="a", flow_parallelism=1).enqueue_async()
-    assert await handle.get_result_async(20) == 2
-    assert lost and began[1] - began[0] < 20
+    assert await handle.get_result_async(60) == 2
+    assert lost and began[1] - began[0] < 20 + pulse.lost()
 
 
 async def test_the_same_key_goes_on_when_its_worker_is_killed(station: Station) -> None:

@@ -68,7 +68,7 @@ async def waiting(api: httpx.AsyncClient, least: int, key: str = "a") -> None:
         assert size >= least, f"{size} wait, not {least}"
         return True
 
-    await eventually(check, 60)
+    await eventually(check)
 
 
 async def delivered(station: Station, ids: list[str], timeout: float = 60) -> None:  # noqa: ASYNC109

@@ -13,6 +13,7 @@ from taskq import Queue
 from taskq.store.base import DeadFilter
 from tests.integration.harness import Station, longest_gap
 from tests.integration.outcomes import Outcomes
+from tests.support import pulse
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +41,7 @@ async def test_messages_outlive_the_keeper_that_was_about_to_release_them(statio
     queue = Queue("delayed")
     await station.ensure(queue)
     (first,) = await station.start_ready(1, ["delayed"])
-    handles = await station.send(queue, [{"number": i} for i in range(200)], delay=1.5)
+    handles = await station.send(queue, [{"number": i} for i in range(200)], delay=5.0)
     store = await station.store()
 
     async def booked() -> bool:
@@ -58,7 +59,7 @@ async def test_messages_outlive_the_keeper_that_was_about_to_release_them(statio
         f"{len(mine)} claimed by the dead, run {min(late) - lapses:.2f} to {max(late) - lapses:.2f} s after the lapse"
     )
     assert len(late) == len(mine) > 0 and min(late) > lapses - 0.1
-    assert max(late) < lapses + 2
+    assert max(late) < lapses + 2 + pulse.lost()
     assert outcomes.recorded() == {handle.id: 1 for handle in handles}
 
 
@@ -69,15 +70,15 @@ async def test_a_message_whose_worker_dies_runs_on_another_and_has_one_outcome(
     queue = Queue("inherited")
     await station.ensure(queue)
     first = station.start(["inherited"])
-    (handle,) = await station.send(queue, [{"number": 1, "seconds": 4.0}])
+    (handle,) = await station.send(queue, [{"number": 1, "seconds": 600.0, "again": 0.1}])
     await station.log.until(lambda: station.log.of("start", pid=first.pid))
     (second,) = await station.start_ready(1, ["inherited"])
     first.kill()
     assert first.killed_at is not None
-    assert await handle.get_result_async(timeout=20) == 1
+    assert await handle.get_result_async(60) == 1
     (taken,) = station.log.of("start", pid=second.pid)
     print(f"taken over {taken.at - first.killed_at:.2f} s after the kill")
-    assert taken.at - first.killed_at < 5
+    assert taken.at - first.killed_at < 5 + pulse.lost()
     assert taken.attempt == 1
     assert [event.pid for event in station.log.of("end")] == [second.pid]
     assert outcomes.recorded() == {handle.id: 1}

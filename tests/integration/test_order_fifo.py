@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from taskq import Handle, Queue, Retry
 from taskq.store.base import DeadFilter, DeadLetter, Store
 from tests.integration.harness import Station, assert_in_order, longest_gap, most_at_once
 from tests.integration.outcomes import Outcomes
+from tests.support import pulse
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +48,7 @@ async def test_a_head_that_waits_for_its_retry_goes_to_the_next_worker(station: 
     await station.ensure(queue)
     steps = [{"number": i, "fails": int(i == 0)} for i in range(5)]
     await station.start_ready(2, ["patient"])
-    handles = await station.send(queue, steps, retry=Retry(delay=1.0))
+    handles = await station.send(queue, steps, retry=Retry(delay=4.0))
     (failed,) = await station.log.until(lambda: station.log.of("fail"))
     first, second = sorted(station.workers, key=lambda worker: worker.pid != failed.pid)
     await station.log.until(lambda: _waits(handles[0]))
@@ -59,7 +61,7 @@ async def test_a_head_that_waits_for_its_retry_goes_to_the_next_worker(station: 
     print(f"{how}: the retry ran {starts[1].at - failed.at:.2f} s after the failure")
     assert [(event.number, event.attempt) for event in starts] == [(0, 1), (0, 2), (1, 1), (2, 1), (3, 1), (4, 1)]
     assert {event.pid for event in starts[1:]} == {second.pid}
-    assert 0.99 <= starts[1].at - failed.at < 2
+    assert 3.99 <= starts[1].at - failed.at < 5 + pulse.lost()
     if how == "stopped":
         assert await first.ended() == 0
 
@@ -69,14 +71,16 @@ async def test_a_worker_that_is_stopping_does_not_wait_for_retries(station: Stat
     queue = Queue("leaving", parallelism=1)
     await station.ensure(queue)
     (first,) = await station.start_ready(1, ["leaving"])
-    handles = await station.send(queue, [{"number": 0, "seconds": 0.5, "fails": 1}], retry=Retry(delay=3.0))
+    handles = await station.send(queue, [{"number": 0, "seconds": 0.5, "fails": 1}], retry=Retry(delay=5.0))
     await station.log.until(lambda: station.log.of("start"))
     station.start(["leaving"])
     first.terminate()
-    assert await first.ended(2.5) == 0
+    assert await first.ended() == 0
+    ended = time.time()
     assert await station.all_recorded(handles) == {"SUCCEEDED": 1}
     one, two = station.log.of("start")
     assert (one.pid, two.attempt) == (first.pid, 2) and two.pid != first.pid
+    assert ended < two.at
 
 
 async def test_a_head_that_kills_its_workers_does_not_stop_its_queue(station: Station, outcomes: Outcomes) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from taskq import Queue
 from tests.integration.room import Room
-from tests.support import eventually
+from tests.support import eventually, pulse
 
 BACKLOG = 300
 KINDS = [Queue("open"), Queue("fifo", parallelism=1), Queue("three", parallelism=3)]
@@ -43,14 +43,14 @@ async def test_nothing_starts_later_than_a_second_after_pause(room: Room, queue:
     await eventually(all_given_back)
     late = await tick.enqueue_async(BACKLOG)
     await asyncio.sleep(0.3)  # time in which a start would be wrong
-    assert max(starts) - paused <= 1.0
+    assert max(starts) - paused <= 1.0 + pulse.lost()
     assert len(starts) == ran
     assert await room.depth(queue) == BACKLOG + 1 - ran
 
     ran_most = ran
     await room.set_queue(queue.name, paused=False)
     for handle in (*handles, late):
-        await handle.get_result_async(20)
+        await handle.get_result_async(60)
     assert len(starts) == BACKLOG + 1
 
 
@@ -69,5 +69,5 @@ async def test_a_worker_started_on_a_paused_queue_starts_nothing(room: Room) -> 
     await asyncio.sleep(0.3)  # time in which a start would be wrong
     assert ran == []
     await room.set_queue("later", paused=False)
-    await handle.get_result_async(5)
+    await handle.get_result_async(60)
     assert ran == [1]

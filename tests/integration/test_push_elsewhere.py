@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from tests.integration.room import Room
-from tests.support import eventually
+from tests.support import eventually, pulse
 
 
 async def test_a_result_is_pushed_to_a_process_that_only_knows_the_id(room: Room) -> None:
@@ -21,7 +21,7 @@ async def test_a_result_is_pushed_to_a_process_that_only_knows_the_id(room: Room
     worker = await room.worker()
     handle = await held.enqueue_async()
     elsewhere = room.twin()
-    waiting = asyncio.create_task(elsewhere.handle(handle.id).get_result_async(10))
+    waiting = asyncio.create_task(elsewhere.handle(handle.id).get_result_async(60))
     await eventually(lambda: handle.id in worker.settler.wanted)
     late = []
     for _ in range(3):
@@ -31,8 +31,8 @@ async def test_a_result_is_pushed_to_a_process_that_only_knows_the_id(room: Room
         late.append(time.monotonic() - began)
         release.clear()
         handle = await held.enqueue_async()
-        waiting = asyncio.create_task(elsewhere.handle(handle.id).get_result_async(10))
+        waiting = asyncio.create_task(elsewhere.handle(handle.id).get_result_async(60))
         await eventually(lambda: handle.id in worker.settler.wanted)  # noqa: B023
     release.set()
     await waiting
-    assert sorted(late)[1] < 0.5
+    assert sorted(late)[1] < 0.5 + pulse.lost()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from taskq import Queue, RateLimit
 from tests.integration.harness import Station
 from tests.integration.room import Room
-from tests.support import eventually
+from tests.support import eventually, pulse
 
 
 async def test_the_window_is_never_exceeded_over_three_processes(station: Station) -> None:
@@ -25,15 +25,15 @@ async def test_the_window_is_never_exceeded_over_three_processes(station: Statio
         started = len(station.log.of("start"))
         return depth is not None and depth.ready >= 90 - started - 3 * 16 and started < 60
 
-    await eventually(backlog_is_ready, 2)
+    await eventually(backlog_is_ready)
     await station.all_recorded(handles, 40)
     starts = sorted(event.at for event in station.log.of("start"))
     assert len(starts) == 90
     gaps = [later - earlier for earlier, later in zip(starts, starts[20:], strict=False)]
     assert min(gaps) >= rate.per, min(gaps)
-    assert starts[19] - starts[0] < rate.per
+    assert starts[19] - starts[0] < rate.per + pulse.lost()
     # Four windows full and half of a fifth: no time is wasted either.
-    assert starts[-1] - starts[0] < 4 * rate.per * 1.2
+    assert starts[-1] - starts[0] < 4 * rate.per * 1.2 + 2 * pulse.lost()
 
 
 async def test_while_the_window_is_full_the_backlog_stays_in_the_broker(room: Room) -> None:
@@ -52,8 +52,8 @@ async def test_while_the_window_is_full_the_backlog_stays_in_the_broker(room: Ro
     async def all_ready() -> bool:
         return await room.depth(queue) == 35
 
-    await eventually(all_ready, 5)
+    await eventually(all_ready)
     await room.set_queue("slow", rate_limit=None)
     for handle in handles:
-        await handle.get_result_async(5)
+        await handle.get_result_async(60)
     assert sorted(ran) == list(range(40))

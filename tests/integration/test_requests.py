@@ -70,7 +70,7 @@ async def final(room: Room, message_id: str, status: Status) -> None:
         assert record.status is status, record
         return True
 
-    await eventually(check, 15)
+    await eventually(check)
 
 
 async def states(room: Room, message_id: str) -> list[str]:

@@ -44,7 +44,7 @@ class Noted:
     def of(self, word: str) -> list[datetime]:
         return [instant for one, instant in self.words if one == word]
 
-    async def times(self, word: str, count: int, timeout: float = 10) -> list[datetime]:  # noqa: ASYNC109
+    async def times(self, word: str, count: int, timeout: float = 60) -> list[datetime]:  # noqa: ASYNC109
         await eventually(lambda: len(self.of(word)) >= count, timeout)
         return self.of(word)
 
@@ -136,7 +136,7 @@ async def test_changes_at_run_time_count_with_no_restart(room: Room) -> None:
     await asyncio.sleep(0.1)  # what was begun before the pause may still come
     fired = (await _info(room, "s")).fired
     handle = await book.run_now_async("s")
-    assert await handle.get_result_async(10) == "two"
+    assert await handle.get_result_async(60) == "two"
     assert (await _info(room, "s")).fired == fired
     by_hand = (await book.history_async("s", 1))[0]
     assert by_hand.message_id == handle.id and by_hand.member
@@ -330,7 +330,7 @@ async def test_a_copy_of_a_tick_that_arrives_late_does_not_run_again(
     dispatcher = room.app.client().dispatcher
     assert dispatcher is not None
     await dispatcher.send(tick)
-    await (await room.app.schedules.run_now_async("after")).get_result_async(10)
+    await (await room.app.schedules.run_now_async("after")).get_result_async(60)
     assert [word for word, _ in noted.words] == ["tick", "after"]
 
 

@@ -15,7 +15,7 @@ from taskq import Queue
 from taskq.store.base import DeadFilter
 from tests.integration import shutdown_app
 from tests.integration.harness import Station, WorkerProcess
-from tests.support import eventually
+from tests.support import eventually, pulse
 
 KINDS = [Queue("open"), Queue("fifo", parallelism=1), Queue("two", parallelism=2)]
 
@@ -62,13 +62,13 @@ async def test_sigterm_gives_unfinished_work_to_another_worker(yard: Station, qu
     (second,) = await yard.start_ready(1, [queue.name], concurrency=4)
     first.terminate()
     told = time.time()
-    assert await first.ended(5) == 0
+    assert await first.ended() == 0
     took = time.time() - told
-    await yard.log.until(lambda: yard.log.of("start", pid=second.pid), 5)
+    await yard.log.until(lambda: yard.log.of("start", pid=second.pid))
     ids = {event.id for event in yard.log.of("start", pid=first.pid)}
-    await yard.log.until(lambda: ids <= {event.id for event in yard.log.of("start", pid=second.pid)}, 20)
+    await yard.log.until(lambda: ids <= {event.id for event in yard.log.of("start", pid=second.pid)})
     restarts = [event for event in yard.log.of("start", pid=second.pid) if event.id in ids]
-    assert max(event.at for event in restarts) - told < 5
+    assert max(event.at for event in restarts) - told < 5 + pulse.lost()
     assert all(event.attempt == 1 for event in restarts)  # being given back costs no attempt
     print(f"{queue.name}: exit after {took:.2f} s, again after {max(e.at for e in restarts) - told:.2f} s")
     for handle in handles:
@@ -83,9 +83,9 @@ async def test_sigterm_lets_work_finish_within_the_grace(yard: Station) -> None:
     await yard.log.until(lambda: yard.log.of("start"))
     worker.terminate()
     told = time.time()
-    assert await worker.ended(10) == 0
-    assert time.time() - told < 5
-    assert await handle.get_result_async(5) == 0
+    assert await worker.ended() == 0
+    assert time.time() - told < 5 + pulse.lost()
+    assert await handle.get_result_async(60) == 0
     assert len(yard.log.of("start")) == len(yard.log.of("end")) == 1
 
 
@@ -102,10 +102,10 @@ async def test_a_second_sigterm_gives_back_at_once(yard: Station, name: str) -> 
     assert first.running
     first.terminate()
     told = time.time()
-    assert await first.ended(5) == 0
-    await yard.log.until(lambda: len(yard.log.of("start", id=handle.id)) == 2, 5)
+    assert await first.ended() == 0
+    await yard.log.until(lambda: len(yard.log.of("start", id=handle.id)) == 2)
     again = yard.log.of("start", id=handle.id)[1]
-    assert again.at - told < 5
+    assert again.at - told < 5 + pulse.lost()
     assert again.attempt == 1
     print(f"{name}: again after {again.at - told:.2f} s")
 
@@ -118,7 +118,7 @@ async def test_recycling_loses_nothing(yard: Station) -> None:
     for queue in queues:
         handles += await yard.send(queue, [{"number": number, "seconds": 0.002} for number in range(100)])
     (worker,) = await yard.start_ready(1, ["open", "fifo"], recycle_after_tasks=40, concurrency=4)
-    assert await yard.all_recorded(handles, 30) == {"SUCCEEDED": 200}
+    assert await yard.all_recorded(handles) == {"SUCCEEDED": 200}
     assert len(yard.log.of("start")) == 200
     order = [event.number for event in yard.log.of("start", queue="fifo")]
     assert order == list(range(100))
@@ -140,10 +140,10 @@ async def test_health_and_ready_say_what_is(yard: Station) -> None:
         status, body = await ask(worker, "/health")
         return body if status == 503 else None
 
-    body = await eventually(ill, 4)
+    body = await eventually(ill)
     assert "blocked" in body["reasons"][0]
     assert (await ask(worker, "/ready"))[0] == 503
-    await eventually(lambda: is_well(worker), 6)
+    await eventually(lambda: is_well(worker))
     assert "task 'block'" in worker.said() and "time.sleep" in worker.said()
 
 
@@ -153,11 +153,11 @@ async def test_a_worker_that_stays_ill_exits(yard: Station) -> None:
     (first,) = await yard.start_ready(1, ["open"], health_limit=1, exit_after=1)
     await yard.app.send_async(task.message(seconds=8))
     await yard.log.until(lambda: yard.log.of("start"))
-    assert await first.ended(8) == 70
+    assert await first.ended() == 70
     assert "exiting" in first.said()
     first.output.write_text("")  # it has said CRITICAL, as it should
     await yard.start_ready(1, ["open"], exit_after=600)
-    await yard.log.until(lambda: len(yard.log.of("start")) == 2, 10)
+    await yard.log.until(lambda: len(yard.log.of("start")) == 2)
 
 
 async def test_a_worker_that_stops_is_not_ready(yard: Station) -> None:
@@ -170,9 +170,9 @@ async def test_a_worker_that_stops_is_not_ready(yard: Station) -> None:
     async def not_ready() -> bool:
         return (await ask(worker, "/ready"))[0] == 503
 
-    await eventually(not_ready, 2)
+    await eventually(not_ready)
     assert (await ask(worker, "/health"))[0] == 200
-    assert await worker.ended(10) == 0
+    assert await worker.ended() == 0
 
 
 async def test_supervised_processes_are_restarted_and_stopped_together(yard: Station) -> None:
@@ -180,14 +180,14 @@ async def test_supervised_processes_are_restarted_and_stopped_together(yard: Sta
     (worker,) = await yard.start_ready(1, ["open"], processes=2, grace=5)
     handles = await yard.send(Queue("open"), [{"number": n, "seconds": 0.05} for n in range(100)])
     handles += await yard.send(Queue("open"), [{"number": 100, "dies": 9}])
-    await yard.log.until(lambda: len(yard.log.done()) == 100, 20)
+    await yard.log.until(lambda: len(yard.log.done()) == 100)
     letter_of = (await yard.store()).dead
 
     async def buried() -> bool:
         return bool((await letter_of(DeadFilter(reason="crashed"))).items)
 
-    await eventually(buried, 20)  # it kills its worker three times
+    await eventually(buried)  # it kills its worker three times
     assert len({event.pid for event in yard.log.of("start")}) >= 3
-    await eventually(lambda: is_well(worker), 10)
+    await eventually(lambda: is_well(worker))
     worker.terminate()
-    assert await worker.ended(10) == 0
+    assert await worker.ended() == 0

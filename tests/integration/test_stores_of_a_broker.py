@@ -28,7 +28,7 @@ async def test_a_second_store_is_refused(room: Room, tmp_path: Path) -> None:
     with pytest.raises(StoreMismatch):
         await producer.handle("msg_x").get_status_async()
     await room.worker(settings={"store": f"sqlite:///{tmp_path / 'other.db'}", "prefix": room.urls["prefix"] + "-b"})
-    assert await (await add.enqueue_async(1, 2)).get_result_async(5) == 3
+    assert await (await add.enqueue_async(1, 2)).get_result_async(60) == 3
     if not room.memory:
         apart = Room(**(room.urls | {"prefix": room.urls["prefix"] + "-b"}))
         await room.close()

@@ -244,15 +244,18 @@ class Model(RuleBasedStateMachine):
 def test_every_history_keeps_the_promises(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost, recorded twice, out of order, above its limit, or begun after its cancel, whatever dies when."""
     monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", SHRINK_SECONDS)
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # the faults are told of at length
-    run_state_machine_as_test(
-        Model,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    logging.disable(logging.CRITICAL)  # the faults are told of at length
+    try:
+        run_state_machine_as_test(
+            Model,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
+                deadline=None,
+                print_blob=True,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    finally:
+        logging.disable(logging.NOTSET)
     gc.collect()  # what the dead have left goes while its warnings are expected

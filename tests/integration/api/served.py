@@ -49,7 +49,7 @@ class Served:
         """Where a message is."""
         return str((await self.answer("GET", f"/admin/messages/{message_id}"))["message"]["status"])
 
-    async def until_status(self, message_id: str, status: str, timeout: float = 15) -> None:  # noqa: ASYNC109
+    async def until_status(self, message_id: str, status: str, timeout: float = 60) -> None:  # noqa: ASYNC109
         """Wait for it."""
 
         async def check() -> bool:

@@ -139,7 +139,7 @@ async def test_messages_of_any_kind_are_listed_and_shown(anywhere: Served, endpo
     declare(anywhere.room.app)
     await anywhere.worker()
     handle = await send(anywhere, "divide", 6, 3, note="a\ud800b")
-    await handle.get_result_async(10)
+    await handle.get_result_async(60)
     shown = await anywhere.answer("GET", f"/admin/messages/{handle.id}")
     assert shown["message"]["status"] == "SUCCEEDED" and shown["request"] is None
     expected = {"quotient": 2.0, "note": "a\\ud800b", "far": "inf", "at": "2026-01-01T00:00:00+00:00", "raw": "ff"}
@@ -196,7 +196,7 @@ async def test_a_dead_letter_is_retried_with_other_arguments(anywhere: Served) -
     assert (await dead(anywhere))[0]["id"] == letter["id"]
     sent = await anywhere.answer("POST", path, 201, json={"args": [6], "kwargs": {"b": 4}})
     assert (sent["letter_id"], sent["queue"]) == (letter["id"], "default")
-    result = await anywhere.room.app.handle(sent["message_id"]).get_result_async(10)
+    result = await anywhere.room.app.handle(sent["message_id"]).get_result_async(60)
     assert (result["quotient"], result["note"]) == (1.5, "")
     await dead(anywhere, 0)
     await anywhere.refused("POST", path, 404)
@@ -246,5 +246,5 @@ async def test_dead_requests_are_among_the_letters(served: Served, endpoint: End
     await served.answer("POST", "/v2/publish/task://divide", headers=no_retries, json=[6])
     [letter] = await dead(served)
     sent = await served.answer("POST", f"/admin/dlq/{letter['id']}/retry", 201, json={"kwargs": {"a": 6, "b": 3}})
-    result = await served.room.app.handle(sent["message_id"]).get_result_async(10)
+    result = await served.room.app.handle(sent["message_id"]).get_result_async(60)
     assert result["quotient"] == 2.0

@@ -136,4 +136,4 @@ async def test_who_knows_a_deleted_queue_brings_it_back_as_it_was(anywhere: Serv
     await dispatcher.send(message, known)
     assert (await anywhere.answer("GET", "/v2/queues/q"))["parallelism"] == 3
     await anywhere.worker()
-    assert await app.handle(message.id).get_result_async(15) == 8
+    assert await app.handle(message.id).get_result_async(60) == 8

@@ -7,16 +7,54 @@ from types import SimpleNamespace
 from typing import Any
 
 import pamqp.frame
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskq.broker.rabbitmq import frames
 from taskq.broker.rabbitmq.consumer import ConsumerChannel
 
 
+class Connection:
+    """Notes whether it was told to send at the end of this turn."""
+
+    def __init__(self) -> None:
+        self.soon = False
+
+    def write_acknowledgements_of(self, channel: ConsumerChannel) -> None:
+        pass
+
+    def flush_soon(self) -> None:
+        self.soon = True
+
+    async def call(self, work: Any, *, within: float) -> Any:
+        return await work
+
+
+class Amqp:
+    """A channel of the broker that agrees to everything."""
+
+    number = 1
+
+    async def basic_qos(self, **_: Any) -> None:
+        pass
+
+    async def basic_consume(self, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(consumer_tag="tag")
+
+
 def channel() -> ConsumerChannel:
-    connection: Any = SimpleNamespace(write_acknowledgements_of=lambda channel: None)
-    amqp: Any = SimpleNamespace(number=1)
+    connection: Any = Connection()
+    amqp: Any = Amqp()
     return ConsumerChannel(connection, amqp, lambda delivery: None, "queue")
+
+
+def deliver(subject: ConsumerChannel, tag: int) -> None:
+    """Frames of a message, as RabbitMQ sends them."""
+    payload = b"\x00\x3c\x00\x3c\x01c" + tag.to_bytes(8, "big") + b"\x00\x00\x00"
+    subject.method(frames.BASIC_DELIVER, payload)
+    subject.content(frames.HEADER, frames.bare_header(1, 1)[7:-1])
+    subject.content(frames.BODY, b"x")
 
 
 class Broker:
@@ -85,5 +123,48 @@ def test_lost_channel_writes_nothing() -> None:
         subject.acknowledge(1)
         subject.gone()
         assert subject.acknowledgements() == b""
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "prefetch, delivered, acknowledged, soon",
+    [
+        (1, 1, 1, True),
+        (2, 2, 1, True),
+        (100, 30, 1, False),
+        (100, 30, 24, False),
+        (100, 30, 25, True),  # a quarter of the window
+        (100, 50, 1, True),  # half of the window is in hand: the broker may soon have to wait for us
+    ],
+)
+def test_acknowledgements_wait_while_the_broker_does_not(
+    prefetch: int, delivered: int, acknowledged: int, soon: bool
+) -> None:
+    """They are written at the end of the turn where the broker has little left to send without them."""
+
+    async def run() -> None:
+        subject = channel()
+        await subject.consume("queue", prefetch, 1.0)
+        for tag in range(1, delivered + 1):
+            deliver(subject, tag)
+        for tag in range(1, acknowledged + 1):
+            subject.acknowledge(tag)
+        connection: Any = subject.connection
+        assert connection.soon is soon
+
+    asyncio.run(run())
+
+
+def test_what_is_given_back_does_not_wait() -> None:
+    """Others may run it at once."""
+
+    async def run() -> None:
+        subject = channel()
+        await subject.consume("queue", 100, 1.0)
+        deliver(subject, 1)
+        subject.give_back(1)
+        connection: Any = subject.connection
+        assert connection.soon
 
     asyncio.run(run())

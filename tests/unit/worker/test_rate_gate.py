@@ -61,7 +61,7 @@ async def take(store: SlowStore, count: int, held_up: float = 0.0) -> list[Grant
     for grant in found:
         gate.begun(grant)
     if held_up:
-        await asyncio.wait_for(store.asked.wait(), 5)
+        await asyncio.wait_for(store.asked.wait(), 60)
     for job in jobs:
         job.cancel()
     return found

@@ -198,7 +198,7 @@ async def test_without_a_filter_all_are_cancelled(desk: Desk) -> None:
         assert await desk.answered("DELETE", "/v2/messages", 200, params={"count": count}) == {"cancelled": count}
     assert await desk.answered("DELETE", "/v2/messages", 200) == {"cancelled": 200}
     await desk.worker()
-    await eventually(lambda: nothing_is_left(desk), timeout=30)
+    await eventually(lambda: nothing_is_left(desk))
     assert await desk.answered("DELETE", "/v2/messages", 200) == {"cancelled": 0}
 
 
