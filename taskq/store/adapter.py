@@ -173,7 +173,8 @@ class SqlStore:
         await how(sql.messages.record, messages)
 
     async def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
-        return await self._write(sql.messages.claim, claims)
+        # Each statement stands for itself: what a claim changes is one row, and the cancel is looked for after that.
+        return await self._write_alone(sql.messages.claim, claims)
 
     async def running(self, message: Message, *, worker: str, epoch: int, attempt: int, started_at: datetime) -> bool:
         how = self._write if sql.requests.is_request(message) else self._write_alone

@@ -48,7 +48,7 @@ def _claim(tx: Tx, parcels: Sequence[Parcel]) -> dict[tuple[str, str], str]:
     if not claims:
         return {}
     now, keys = tx.now(), sorted(claims)
-    for_each(tx, "DELETE", T, ("queue", "dedup_id"), keys, f"AND expires_at <= {now}")
+    for_each(tx, "DELETE", T, ("queue", "dedup_id"), keys, "AND expires_at <= ?", now)
     rows = [(*key, clean(claims[key].message.id), now + round(claims[key].window * 1_000_000)) for key in keys]
     insert_many(tx, T, _COLUMNS, rows, f"(queue, dedup_id) {IGNORE}")
     scopes, ids = {scope for scope, _ in keys}, {dedup_id for _, dedup_id in keys}

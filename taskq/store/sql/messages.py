@@ -26,7 +26,7 @@ from taskq.store.rows import (
     to_us,
 )
 from taskq.store.sql import requests
-from taskq.store.sql.bulk import IGNORE, distinct, insert_many
+from taskq.store.sql.bulk import IGNORE, distinct, execute, for_each, insert_and_tell, insert_many
 from taskq.store.sql.finish import STATES, LogLine, write_log
 
 T = tables.messages
@@ -92,6 +92,7 @@ _CLAIM_AGAIN = (
     " not_before = CASE WHEN taskq_messages.hop = excluded.hop THEN taskq_messages.not_before ELSE NULL END"
     f" WHERE {NOT_FINAL} AND taskq_messages.hop <= excluded.hop"
 )
+_CLAIMED = "id, epoch, status, attempt, not_before, crashes, hop"
 
 
 def claim(tx: Tx, claims: Sequence[Claim]) -> list[Claimed]:
@@ -118,12 +119,9 @@ def _claim(tx: Tx, claims: Sequence[Claim]) -> list[Claimed]:
         )
         for one in claims
     )
-    insert_many(tx, T, _CLAIM, rows, _CLAIM_AGAIN)
-    ids = [row[0] for row in rows]
-    # The upsert holds every row's lock, those that it left as they are included.
-    select = sa.select(T.c.id, T.c.epoch, T.c.status, T.c.attempt, T.c.not_before, T.c.crashes, T.c.hop)
-    after = {row.id: row for row in tx.connection.execute(select.where(T.c.id.in_(ids)))}
-    asked = cancelled(tx, ids)
+    after = {row.id: row for row in insert_and_tell(tx, T, _CLAIM, rows, _CLAIM_AGAIN, _CLAIMED)}
+    # After the claim: a cancel that came before it is seen, and one that comes later finds the claim.
+    asked = cancelled(tx, list(after))
     found = []
     for one in claims:
         row = after.get(clean(one.message.id))
@@ -145,8 +143,10 @@ def _claim(tx: Tx, claims: Sequence[Claim]) -> list[Claimed]:
 
 def cancelled(tx: Tx, ids: Sequence[str]) -> set[str]:
     """Those of the ids whose cancel was asked for."""
-    select = sa.select(tables.cancels.c.message_id).where(tables.cancels.c.message_id.in_(ids))
-    return set(tx.connection.execute(select).scalars())
+    if not ids:
+        return set()
+    select = "SELECT message_id FROM taskq_cancels WHERE message_id AMONG ?"
+    return set(execute(tx, select, list(ids)).scalars())
 
 
 _RUN = (*_CLAIM, "started_at", "transient")
@@ -182,15 +182,11 @@ def running(tx: Tx, message: Message, worker: str, epoch: int, attempt: int, sta
 
 
 def give_back(tx: Tx, runs: Sequence[tuple[str, int]]) -> None:
-    for message_id, epoch in sorted((clean(message_id), epoch) for message_id, epoch in runs):
-        mine = sa.and_(T.c.id == message_id, T.c.epoch == epoch, T.c.claimed)
-        if epoch == 0:
-            tx.connection.execute(sa.delete(T).where(mine, T.c.transient))
-        tx.connection.execute(
-            sa.update(T)
-            .where(mine)
-            .values(claimed=False, status=sa.case((T.c.status == "RUNNING", "QUEUED"), else_=T.c.status))
-        )
+    mine = sorted((clean(message_id), epoch) for message_id, epoch in runs)
+    unclaimed = [key for key in mine if key[1] == 0]
+    for_each(tx, "DELETE", T, ("id", "epoch"), unclaimed, "AND claimed AND transient")
+    back = "SET claimed = false, status = CASE WHEN status = 'RUNNING' THEN 'QUEUED' ELSE status END"
+    for_each(tx, back, T, ("id", "epoch"), mine, "AND claimed")
 
 
 def get(tx: Tx, message_id: str) -> MessageRecord | None:

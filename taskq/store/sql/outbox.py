@@ -10,7 +10,7 @@ from taskq.store import tables
 from taskq.store.base import OutboxRow
 from taskq.store.lines import Tx
 from taskq.store.rows import clean, outbox_row, to_us
-from taskq.store.sql.bulk import insert_many, once
+from taskq.store.sql.bulk import delete_many, insert_many, once
 
 T = tables.outbox
 _COLUMNS = ("id", "target", "queue", "body", "content_type", "message_id", "due_at", "attempts")
@@ -49,5 +49,4 @@ def claim_outbox(tx: Tx, limit: int, lease: float) -> list[OutboxRow]:
 
 
 def published(tx: Tx, ids: Sequence[str]) -> None:
-    if ids:
-        tx.connection.execute(sa.delete(T).where(T.c.id.in_([clean(one) for one in ids])))
+    delete_many(tx, T.c.id, sorted(map(clean, ids)))

@@ -70,7 +70,7 @@ def reconcile_schedules(tx: Tx, app: str, rows: Sequence[tuple[ScheduleRow, date
     held = {record.row.id: record for record in map(schedule_record, tx.connection.execute(every))}
     declared = {clean(row.id) for row, _ in rows}
     gone = [id for id, record in held.items() if record.origin == "code" and id not in declared]
-    for_each(tx, "DELETE", T, ("app", "id"), [(clean(app), id) for id in gone], "")
+    for_each(tx, "DELETE", T, ("app", "id"), [(clean(app), id) for id in gone])
     new = [(row, next_at) for row, next_at in rows if clean(row.id) not in held]
     _make(tx, new, "code")
     kept = [(held[clean(row.id)], row, next_at) for row, next_at in rows if clean(row.id) in held]

@@ -109,13 +109,12 @@ def _rows(group: Sequence[Settlement]) -> list[tuple[Any, ...]]:
 
 
 def is_plain(group: Sequence[Settlement]) -> bool:
-    """Whether nothing follows from any of the group but its row and the end of its cancel."""
+    """Whether nothing follows from any of the group but its row, and the end of its cancel and its permit."""
     return all(
         one.status is Status.SUCCEEDED
         and one.parked is None
         and not one.outbox
         and one.message.dedup_id is None
-        and one.message.flow is None
         and not one.born
         and not is_request(one.message)
         for one in group
@@ -130,10 +129,15 @@ def settle_plain(tx: Tx, group: Sequence[Settlement]) -> list[Settled | None]:
     """
     insert, parameters = insert_statement(T, _COLUMNS, _rows(group), _APPLY)
     statement = (
-        f"WITH put AS ({insert} RETURNING id),"
+        f"WITH put AS ({insert} RETURNING id, worker),"
         " dropped AS (DELETE FROM taskq_cancels WHERE message_id IN (SELECT id FROM put))"
-        " SELECT id FROM put"
     )
+    if any(one.message.flow is not None for one in group):
+        statement += (
+            ", freed AS (DELETE FROM taskq_permits USING put"
+            " WHERE taskq_permits.message_id = put.id AND taskq_permits.worker = put.worker)"
+        )
+    statement += " SELECT id FROM put"
     applied = set(tx.connection.exec_driver_sql(statement, parameters).scalars())
     return [Settled.APPLIED if clean(one.message.id) in applied else None for one in group]
 
