@@ -32,6 +32,7 @@ PROBE_INTERVAL = 5.0  # seconds, at most, from one question whether the broker a
 _PROBES = 4  # questions in the time of a heartbeat
 _FIRST_BACKOFF = 0.05  # seconds
 _MOST_BACKOFF = 5.0  # seconds
+ACKNOWLEDGED_WITHIN = 0.002  # seconds: each frame of acknowledgements costs the broker a write to its log
 _CLOSE_TIMEOUT = 2.0  # seconds that a goodbye may take
 _HIGH_WATER_BYTES = 1 << 20  # what may wait for the socket before publishers wait
 _NOT_ALLOWED = 530  # the code of a vhost that is missing or refused
@@ -52,7 +53,7 @@ class _Given(aiormq.TransportFactory):
 
 
 class Acknowledger:
-    """What has acknowledgements to write when the loop's turn ends."""
+    """What has acknowledgements to write."""
 
     def acknowledgements(self) -> bytes:
         """The frames of all that were made since the last call."""
@@ -78,6 +79,7 @@ class Connection:
         self._pending_bytes = 0
         self._acknowledgers: list[Acknowledger] = []
         self._flushing = False
+        self._later: asyncio.TimerHandle | None = None  # the flush that does not wait for anything else to be written
         self._probe: AbstractChannel | None = None
         self._opening: set[int] = set()  # channel numbers that aiormq has yet to write down
         self._leaving: set[asyncio.Task[None]] = set()
@@ -88,20 +90,26 @@ class Connection:
         """Send whole frames at the end of this turn of the loop."""
         self._pending.append(data)
         self._pending_bytes += len(data)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self.flush)
+        self.flush_soon()
 
     def write_acknowledgements_of(self, channel: Acknowledger) -> None:
-        """Ask the channel for its acknowledgements at the end of this turn of the loop."""
+        """Ask the channel for its acknowledgements with whatever is sent next, some milliseconds from now at most."""
         self._acknowledgers.append(channel)
+        if not self._flushing and self._later is None:
+            self._later = self._loop.call_later(ACKNOWLEDGED_WITHIN, self.flush)
+
+    def flush_soon(self) -> None:
+        """Send at the end of this turn of the loop."""
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Send now what was written in this turn."""
+        """Send now what was written since the last time."""
         self._flushing = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         for channel in self._acknowledgers:
             self._pending.append(channel.acknowledgements())
         self._acknowledgers.clear()

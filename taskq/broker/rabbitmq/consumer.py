@@ -1,4 +1,4 @@
-"""Consuming: deliveries handed over inline as their frames arrive, acknowledgements coalesced by turn of the loop.
+"""Consuming: deliveries handed over inline as their frames arrive, acknowledgements coalesced.
 
 A subscription has a channel of its own and makes it again after every loss: of the connection, of
 the channel, and of the consumer alone, when the broker sends a cancel.
@@ -100,6 +100,7 @@ class ConsumerChannel(Acknowledger):
         self._acknowledged: list[int] = []
         self._given_back: list[int] = []
         self._settled: set[int] = set()  # tags above `_next` that are settled
+        self._prefetch = 0
         self._marked = False
 
     # -- reading ----------------------------------------------------------------------------
@@ -160,19 +161,26 @@ class ConsumerChannel(Acknowledger):
     # -- acknowledgements -------------------------------------------------------------------
 
     def acknowledge(self, tag: int) -> None:
-        """At the end of this turn of the loop."""
+        """Soon: at the end of this turn of the loop, where the broker could send nothing more before it."""
         self._acknowledged.append(tag)
         self._mark()
+        if len(self._acknowledged) * 4 >= self._prefetch or self._unsettled() * 2 >= self._prefetch:
+            self.connection.flush_soon()
 
     def give_back(self, tag: int) -> None:
         """At the end of this turn of the loop."""
         self._given_back.append(tag)
         self._mark()
+        self.connection.flush_soon()
 
     def _mark(self) -> None:
         if not self._marked:
             self._marked = True
             self.connection.write_acknowledgements_of(self)
+
+    def _unsettled(self) -> int:
+        """What the broker takes for being in hand."""
+        return self._tag + 1 - self._next - len(self._settled)
 
     def acknowledgements(self) -> bytes:
         """One multiple acknowledgement for all that are next in order, single ones for the rest.
@@ -211,6 +219,7 @@ class ConsumerChannel(Acknowledger):
 
     async def consume(self, queue: str, prefetch: int, within: float, *, no_ack: bool = False) -> str:
         """Start the consumer; its tag."""
+        self._prefetch = prefetch
         if not no_ack:
             await self.connection.call(self.amqp.basic_qos(prefetch_count=prefetch), within=within)
         work = self.amqp.basic_consume(queue, _not_reached, no_ack=no_ack)
