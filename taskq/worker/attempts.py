@@ -169,7 +169,7 @@ class Attempts:
 
     def _look_anew(self, delivery: Delivery, unit: Unit, run: Run) -> None:
         """Have a delivery that is in hand begin again from its claim, after that run of its message."""
-        unit.on_delivery(delivery)
+        unit.on_old_delivery(delivery)
         again = self.runs.get(run.message.id)
         if again is not None:
             again.claim = True
@@ -264,8 +264,11 @@ class Attempts:
                 self._leave_place(run)
 
     def _leave_place(self, run: Run) -> None:
-        run.unit.executing -= 1
+        unit = run.unit
+        unit.executing -= 1
         self._places.give()
+        if unit.buffer:
+            unit.pump()
 
     async def _take_place(self, run: Run) -> None:
         await self._places.take_back()
@@ -445,7 +448,8 @@ class Attempts:
     def _unrecorded(self, run: Run) -> bool:
         """A success that nobody asked to be recorded, of a run that has no row and whose delivery still counts."""
         task = run.task
-        return task is not None and not task.definition.result and not run.shown and run.delivery.valid
+        unasked = task is not None and not task.definition.result and not run.shown and run.delivery.valid
+        return unasked and run.unit.spares_records()
 
     async def _hold_for_callbacks(self, run: Run) -> None:
         """Keep its place, for which the next one waits, until the messages that tell of its answer are done too."""

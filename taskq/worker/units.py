@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("taskq.worker")
 
 FAST = 0.005  # seconds: tasks that are quicker on average are fetched ahead
-FAST_PREFETCH = 200
+FAST_PREFETCH = 200  # of an open queue, or of all slots of a queue together
 MEASURED = 20  # runs before the average counts
+STOOD_STILL = 0.75  # seconds without a turn of the loop, after which somebody else may have what is here
 HELD_MOST = 1.0  # seconds that a message waits here for a place while another worker might have one
 RETRY_SUBSCRIBE = 1.0  # seconds
 LISTEN_AGAIN_AFTER = 5.0  # seconds without a delivery before the broker is asked whether there is any
@@ -40,6 +41,7 @@ class Host(Protocol):
     clock: Clock
     places: Places
     longest_hold: float  # seconds for which a delivery may be kept without work
+    turned: float  # monotonic: when the loop was last seen to turn, which is looked at a few times a second
 
     def accept(self, delivery: Delivery, unit: Unit) -> Run | None:
         """The run of a delivery; None if it needs none (a duplicate, no message of ours)."""
@@ -49,6 +51,10 @@ class Host(Protocol):
         """Begin the run; its place is taken."""
         ...
 
+    def line_up(self, unit: Unit) -> None:
+        """Pump the unit when a place is free."""
+        ...
+
     def forget(self, run: Run) -> None:
         """The run's delivery has become invalid before it started."""
         ...
@@ -56,6 +62,28 @@ class Host(Protocol):
     def recycle(self, why: str) -> None:
         """This process should be replaced soon."""
         ...
+
+
+class Pace:
+    """How long the attempts of a unit take: whether messages are fetched ahead of their turn."""
+
+    def __init__(self) -> None:
+        self._average = 0.0
+        self._measured = 0
+
+    def add(self, seconds: float) -> None:
+        """One more has taken so long."""
+        self._measured += 1
+        self._average += (0.05 if self._measured > 1 else 1.0) * (seconds - self._average)
+
+    @property
+    def fast(self) -> bool:
+        """A few milliseconds on average, of enough attempts."""
+        return self._average < FAST and self._measured >= MEASURED
+
+    def forget(self) -> None:
+        """Measure anew."""
+        self._measured = 0
 
 
 class Unit:
@@ -71,6 +99,8 @@ class Unit:
         self.buffer: deque[Run] = deque()
         self.held: set[Run] = set()  # from start to acknowledgement
         self.executing = 0
+        self.prefetch = 0  # of the subscription; 0 is none
+        self.pace = Pace()
         self.active = False  # a delivery (or token) came since it last subscribed
         self.stopping = False
         self.stepping = False  # to the end of the line
@@ -96,18 +126,35 @@ class Unit:
             self.buffer.append(run)
             self.pump()
 
+    def on_old_delivery(self, delivery: Delivery) -> None:
+        """One that was in hand begins anew: before what came after it."""
+        run = self.host.accept(delivery, self)
+        if run is not None:
+            self.buffer.appendleft(run)
+            self.pump()
+
     def pump(self) -> None:
-        """Start what may start."""
-        while self.buffer and self.host.places.free > 0 and self.may_start():
+        """Start what may start; what only lacks a place gets in line for one."""
+        places = self.host.places
+        while self.buffer:
+            if places.free <= 0:
+                return self.host.line_up(self)
+            if not self.may_start():
+                return
             run = self.buffer.popleft()
-            self.host.places.take()
+            places.take()
             self.executing += 1
             self.held.add(run)
             self.host.start(run)
 
     def may_start(self) -> bool:
-        """Whether order and limits let one more begin here."""
-        return self.wanted and self.server.gate_open() and self.executing < self.most()
+        """Whether order and limits let one more begin here. What waits in place counts until it is gone."""
+        busy = len(self.held) if self.in_place else self.executing
+        return busy < self.most() and self.wanted and self.server.gate_open()
+
+    def moving(self) -> bool:
+        """The loop has turned lately: nobody else can have been given what waits here ahead of its turn."""
+        return self.host.clock.monotonic() - self.host.turned < STOOD_STILL
 
     def most(self) -> int:
         """How many may execute here at once."""
@@ -120,12 +167,23 @@ class Unit:
 
     def executed(self, seconds: float) -> None:
         """An attempt has taken so long."""
+        self.pace.add(seconds)
 
     def finished(self, run: Run) -> None:
         """Acknowledged or let go: nothing of it is left here."""
         self.held.discard(run)
-        self.changed.set()
-        self.pump()
+        if not self.held and self.leaving():
+            self.changed.set()
+        if self.buffer:
+            self.pump()
+
+    def leaving(self) -> bool:
+        """Whether `reconcile` has something to do once nothing is held."""
+        return not self.wanted
+
+    def spares_records(self) -> bool:
+        """Whether a success that nobody asked to be recorded may go without; asked for each of them."""
+        return True
 
     def lend(self, places: int) -> None:
         """A run waits for a handle (+1), or has stopped waiting (-1)."""
@@ -231,12 +289,21 @@ class Unit:
             await subscription.close()
         self.drop_buffer()
         self.active = False
+        self.prefetch = 0
 
     def drop_buffer(self) -> None:
         """Forget what had not started: the broker has it again."""
         for run in self.buffer:
             self.host.forget(run)
         self.buffer.clear()
+
+    def give_back_buffer(self) -> None:
+        """Let another worker have what had not started; of an unordered queue that brings nothing more."""
+        while self.buffer:
+            run = self.buffer.pop()
+            self.host.forget(run)
+            for delivery in run.deliveries:
+                delivery.give_back()
 
     def oldest_wait(self, now: float) -> float:
         """Seconds that the first message in line has waited here."""
@@ -250,11 +317,8 @@ class OpenUnit(Unit):
 
     def __init__(self, queue: BrokerQueue, server: QueueServer, host: Host) -> None:
         super().__init__(queue, server, host)
-        self.prefetch = 0
         self.lent = 0
         self.crowded = False
-        self._average: float | None = None
-        self._measured = 0
 
     def most(self) -> int:
         return self.server.record.worker_parallelism or self.host.places.capacity
@@ -265,12 +329,7 @@ class OpenUnit(Unit):
             return 0
         base = min(self.most(), self.host.places.capacity) + self.lent
         limited = self.server.record.rate_limit is not None or self.server.record.worker_parallelism is not None
-        fast = self._average is not None and self._average < FAST and self._measured >= MEASURED
-        return max(base, FAST_PREFETCH) if fast and not limited else base
-
-    def executed(self, seconds: float) -> None:
-        self._measured += 1
-        self._average = seconds if self._average is None else self._average + 0.05 * (seconds - self._average)
+        return max(base, FAST_PREFETCH) if self.pace.fast and not limited else base
 
     def lend(self, places: int) -> None:
         self.lent += places
@@ -284,16 +343,19 @@ class OpenUnit(Unit):
             self.crowded = False
         elif self.oldest_wait(now) > HELD_MOST:
             self.crowded = True
-            self._average = None
-            self._measured = 0
+            self.pace.forget()
+            self.host.line_up(self)
         if self.target() != self.prefetch:
             self.changed.set()
 
     def pump(self) -> None:
         super().pump()
-        if self.crowded and not self.buffer and self.host.places.free > 0 and self.server.gate_open():
-            self.crowded = False
-            self.changed.set()
+        if self.crowded and not self.buffer:
+            if self.host.places.free <= 0:
+                self.host.line_up(self)
+            elif self.server.gate_open():
+                self.crowded = False
+                self.changed.set()
 
     async def reconcile(self) -> None:
         want = self.target()
@@ -306,52 +368,64 @@ class OpenUnit(Unit):
             await self.subscription.resize(want)
             self.prefetch = want
         if want == 0 and self.subscription is not None:
-            self._give_back_buffer()
+            self.give_back_buffer()
             if not self.held and not self.wanted:
                 await self._close()
-                self.prefetch = 0
         if self.stepping and self.subscription is None:
             self.stepping = False
             self.changed.set()
-
-    def _give_back_buffer(self) -> None:
-        while self.buffer:
-            run = self.buffer.pop()
-            self.host.forget(run)
-            for delivery in run.deliveries:
-                delivery.give_back()
 
 
 class FifoUnit(Unit):
     """A FIFO queue or lane: the head runs, waits for its retries in place, and then the next.
 
-    A queue that was born FIFO and has been given more parallelism runs that many at a time here,
-    on its one active consumer.
+    The next one is here already while the head runs, and begins as soon as the head is recorded and its
+    acknowledgement written. A queue that was born FIFO and has been given more parallelism runs that many
+    at a time here, on its one active consumer.
     """
 
     in_place = True
 
     def __init__(self, queue: BrokerQueue, server: QueueServer, host: Host) -> None:
         super().__init__(queue, server, host)
-        self.prefetch = 0
+        self._ahead = True  # as long as every end is recorded
 
     def most(self) -> int:
         if self.server.record.partitions is not None:
             return 1
         return self.server.record.parallelism or self.host.places.capacity
 
+    def target(self) -> int:
+        """The prefetch that is right: one ahead, where one runs at a time and no rate makes the next one wait."""
+        most = self.most()
+        return 2 if most == 1 and self._ahead and self.server.record.rate_limit is None else most
+
+    def spares_records(self) -> bool:
+        """Not while the next one may be here: if the acknowledgement alone, which may be lost on its way, stood for
+        the end of this one, it would run again after that one has begun. From then on none is fetched ahead."""
+        if self.prefetch > self.most():
+            self._ahead = False
+            return False
+        return True
+
+    def may_start(self) -> bool:
+        return super().may_start() and self.moving()
+
     def tick(self, now: float) -> None:
         if self.oldest_wait(now) > HELD_MOST and not self.held and self.server.gate_open() and self.server.shared():
             self.step_back()
-        if self.subscription is not None and self.prefetch != self.most():
+        if self.subscription is not None and self.prefetch != self.target():
             self.step_back()
         self._renew(now)
 
     def _renew(self, now: float) -> None:
-        """Send the head round before the broker takes it back for its long run; it comes to us again, and runs on."""
-        if self.held and self.prefetch == 1 and now - self.heard > self.host.longest_hold:
+        """Send the head round, and what waits behind it, before the broker takes them back for the head's long run.
+
+        They come to us again, in order, and it runs on.
+        """
+        if self.held and self.most() == 1 and now - self.heard > self.host.longest_hold:
             self.heard = now
-            for run in self.held:
+            for run in [*self.held, *self.buffer]:
                 run.delivery.give_back()
 
     def abandon(self, run: Run, ended: asyncio.Event) -> None:
@@ -360,7 +434,7 @@ class FifoUnit(Unit):
 
     async def reconcile(self) -> None:
         if self.wanted and self.subscription is None:
-            self.prefetch = self.most()
+            self.prefetch = self.target()
             self.subscription = await self.host.broker.subscribe(
                 self.queue, self.on_delivery, prefetch=self.prefetch, on_loss=self.on_loss
             )
@@ -375,7 +449,11 @@ class FifoUnit(Unit):
 
 
 class SlotUnit(Unit):
-    """One slot of a limited queue: who holds its token may run one message at a time."""
+    """One slot of a limited queue: who holds its token may run one message at a time.
+
+    While tasks take a few milliseconds the next ones are here already. They go back when one takes long, so
+    that no other slot is idle meanwhile.
+    """
 
     def __init__(
         self, slot: BrokerQueue, queue: BrokerQueue, server: QueueServer, host: Host, on_holding: Callable[[], None]
@@ -405,11 +483,29 @@ class SlotUnit(Unit):
         return self._token is None
 
     def may_start(self) -> bool:
-        return self.holding and super().may_start()
+        return self.holding and super().may_start() and (self.prefetch <= 1 or self.moving())
+
+    def leaving(self) -> bool:
+        return self.prefetch == 0 or not self.holding or super().leaving()
+
+    def target(self) -> int:
+        """The prefetch that is right now; 0 is none."""
+        if not (self.wanted and self.holding):
+            return 0
+        record = self.server.record
+        slots = record.parallelism or 1
+        # With one slot the order of the queue is kept, and what waits in its place runs before the next.
+        ahead = self.pace.fast and slots > 1 and not self.in_place and record.rate_limit is None
+        return max(FAST_PREFETCH // slots, 1) if ahead else 1
 
     def tick(self, now: float) -> None:
-        if self.oldest_wait(now) > HELD_MOST and not self.held and self.server.gate_open() and self.server.shared():
-            self.step_back()
+        if self.oldest_wait(now) > HELD_MOST and self.server.gate_open():
+            if self.prefetch > 1:
+                self.pace.forget()
+            elif not self.held and self.server.shared():
+                self.step_back()
+        if self.target() != self.prefetch:
+            self.changed.set()
         self._renew(now)
 
     def abandon(self, run: Run, ended: asyncio.Event) -> None:
@@ -457,13 +553,7 @@ class SlotUnit(Unit):
                 )
             except QueueMissing:
                 self.gone = True
-        if self.wanted and self.holding and self.subscription is None:
-            if await self._alone():
-                self.subscription = await self.host.broker.subscribe(
-                    self.queue, self.on_delivery, prefetch=1, on_loss=self.on_loss
-                )
-            else:
-                asyncio.get_running_loop().call_later(0.05, self.changed.set)
+        await self._fetch(self.target())
         if not (self.wanted and self.holding) and not self.held and self.subscription is not None:
             await self._close()
             self.active = self.holding
@@ -478,6 +568,25 @@ class SlotUnit(Unit):
                 self.changed.set()
         if self.gone and self._token is None and self.subscription is None:
             self.stopping = True
+
+    async def _fetch(self, want: int) -> None:
+        """Consume with that prefetch. One that held messages ahead stops first, and waits for the one that runs."""
+        if self.subscription is None:
+            if want and await self._alone():
+                self.prefetch = want
+                self.subscription = await self.host.broker.subscribe(
+                    self.queue, self.on_delivery, prefetch=want, on_loss=self.on_loss
+                )
+            elif want:
+                asyncio.get_running_loop().call_later(0.05, self.changed.set)
+        elif want < self.prefetch and self.prefetch > 1:
+            await self.subscription.resize(0)
+            self.prefetch = 0
+            self.give_back_buffer()
+            self.changed.set()
+        elif want > self.prefetch and (self.prefetch or not self.held):
+            await self.subscription.resize(want)
+            self.prefetch = want
 
     async def _alone(self) -> bool:
         """With one slot the order of the queue is kept: the new holder waits until the last one has let go."""

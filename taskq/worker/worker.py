@@ -6,7 +6,6 @@ What happens to a message is in `attempts`, what passes between workers in `neig
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import socket
@@ -35,7 +34,7 @@ from taskq.worker.queues import QueueServer
 from taskq.worker.run import Abort, Places, Run
 from taskq.worker.settle import Settler
 from taskq.worker.spread import Peers
-from taskq.worker.units import Unit
+from taskq.worker.units import STOOD_STILL, Unit
 
 if TYPE_CHECKING:
     from taskq.beat import Beat
@@ -112,9 +111,9 @@ class Worker:
         self._misses = 0  # times that broadcasts were missed
         self._made_up_for = 0  # so many of them were followed by a look at the store
         self._group: TaskGroup
-        self._turns = itertools.count()
+        self._line: dict[Unit, None] = {}  # who lacks a place, in order
         self._looked = 0.0
-        self._born = self._weighed = self.clock.monotonic()
+        self._born = self._weighed = self.turned = self.clock.monotonic()
 
     # -- life -------------------------------------------------------------------------------
 
@@ -199,6 +198,7 @@ class Worker:
 
     async def _start(self, dispatcher: Dispatcher) -> None:
         self.check_timeouts()
+        self._group.start_soon(self._turning)
         self._group.start_soon(self.settler.group.run)
         self._group.start_soon(self.attempts.claims.run)
         self._group.start_soon(self.keys.asks.run)
@@ -316,14 +316,11 @@ class Worker:
         await server.apply(record)
 
     def _pump(self) -> None:
-        """Places are free: the queues take turns."""
-        servers = list(self.servers.values())
-        first = next(self._turns) % max(len(servers), 1)
-        for server in servers[first:] + servers[:first]:
-            for unit in server.units:
-                unit.pump()
-            if self.places.free <= 0:
-                return
+        """Places are free: who lacked one takes it, in turn."""
+        while self._line and self.places.free > 0:
+            unit = next(iter(self._line))
+            del self._line[unit]
+            unit.pump()
 
     def in_hand(self) -> list[Run]:
         """The runs that are here now; from any thread."""
@@ -334,6 +331,10 @@ class Worker:
     def accept(self, delivery: Delivery, unit: Unit) -> Run | None:
         """See `units.Host`."""
         return self.attempts.accept(delivery, unit)
+
+    def line_up(self, unit: Unit) -> None:
+        """See `units.Host`."""
+        self._line.setdefault(unit)
 
     def forget(self, run: Run) -> None:
         """See `units.Host`."""
@@ -350,6 +351,14 @@ class Worker:
         self._group.start_soon(work, *args)
 
     # -- loops ------------------------------------------------------------------------------
+
+    async def _turning(self) -> None:
+        while True:
+            before, self.turned = self.turned, self.clock.monotonic()
+            if self.turned - before >= STOOD_STILL:
+                for server in self.servers.values():
+                    server.pump()  # what did not begin meanwhile
+            await self.clock.sleep(TICK)
 
     async def _ticking(self) -> None:
         while True:
