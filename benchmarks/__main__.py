@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.catalogue import MEASURES
+from benchmarks.documents import write_performance
 from benchmarks.goals import judge
 from benchmarks.report import as_data, print_table, print_verdicts, save
 from benchmarks.runner import environment, run_measure, select
@@ -27,7 +29,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short round: does everything run?")
     parser.add_argument("--only", metavar="TEXT[,TEXT]", help="measurements whose name contains it")
     parser.add_argument("--repeats", type=int, help="rounds (default 3, quick 1)")
-    parser.add_argument("--seconds", type=float, help="aimed length of one timed stretch (default 2)")
+    parser.add_argument("--seconds", type=float, help="aimed length of one timed stretch (default 1)")
     parser.add_argument(
         "--backlog", type=int, help="messages queued beside the worker (default 1,000,000; a tenth more delayed)"
     )
@@ -36,12 +38,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, help="folder for the data (default benchmarks/results; quick runs keep none)"
     )
+    parser.add_argument(
+        "--write-docs", type=Path, metavar="RESULTS", help="measure nothing: docs/performance.md's tables of that file"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     """Run, print, keep. 1 if a contestant failed."""
     options = _arguments()
+    if options.write_docs:
+        print(write_performance(json.loads(options.write_docs.read_text())))
+        return 0
     scale = _QUICK if options.quick else Scale()
     scale = Scale(options.seconds or scale.seconds, scale.samples, options.backlog or scale.backlog)
     repeats = options.repeats or (1 if options.quick else 3)

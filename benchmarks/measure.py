@@ -21,7 +21,8 @@ class Measure:
     run          one run of one contestant: figures by name
     figure       str, the one that is compared; the others are printed beside it
     lower        bool, less is better
-    once         bool, it is too long to be repeated
+    once         bool, it is too long to be repeated, or varies too little
+    named        bool, it runs only where it is named (`--only`): it has no goal and no peer
     """
 
     name: str
@@ -32,6 +33,7 @@ class Measure:
     figure: str = "rate"
     lower: bool = False
     once: bool = False
+    named: bool = False
 
 
 def rate(answer: dict[str, Any]) -> dict[str, float]:

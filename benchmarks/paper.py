@@ -127,7 +127,7 @@ class _Peer(asyncio.Protocol):
                 self._rest = data
                 return
             self._greeted, at = True, len(_PROTOCOL)
-            about = {"product": "RabbitMQ", "version": "3.10.8", "capabilities": _ABILITIES}
+            about: dict[str, Any] = {"product": "RabbitMQ", "version": "3.10.8", "capabilities": _ABILITIES}
             self._send(commands.Connection.Start(0, 9, about, "PLAIN", "en_US"), 0)
         while len(data) - at >= 8:
             kind, number, size = _FRAME.unpack_from(data, at)

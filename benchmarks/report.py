@@ -19,7 +19,7 @@ def figures(row: Row, name: str) -> list[float]:
     return [run[name] for run in row.runs]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -45,13 +45,13 @@ def print_table(console: Console, table: Table) -> None:
             continue
         values = figures(row, measure.figure)
         middle = statistics.median(values)
-        spread = f"{_number(min(values))} to {_number(max(values))}"
+        spread = f"{number(min(values))} to {number(max(values))}"
         also = ", ".join(
-            f"{name} {_number(statistics.median(figures(row, name)))}"
+            f"{name} {number(statistics.median(figures(row, name)))}"
             for name in row.runs[0]
             if name not in (measure.figure, "count", "processes") and any(figures(row, name))
         )
-        sheet.add_row(row.contestant.name, row.kind, _number(middle), spread, _ratio(base, middle), also)
+        sheet.add_row(row.contestant.name, row.kind, number(middle), spread, _ratio(base, middle), also)
     console.print(sheet)
     if max(table.busy) > 0.3:
         console.print(f"other programs kept up to {max(table.busy):.1f} cores busy: compare with care", style="yellow")
@@ -70,7 +70,7 @@ def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
             continue
         gap = abs(verdict.value / goal.limit - 1) * 100
         words = "met" if verdict.met else f"missed by {gap:.0f} %"
-        sheet.add_row(goal.text, promised, f"{_number(verdict.value)}{goal.unit}", words)
+        sheet.add_row(goal.text, promised, f"{number(verdict.value)}{goal.unit}", words)
     console.print(sheet)
 
 
@@ -102,6 +102,7 @@ def as_data(environment: dict[str, Any], tables: Sequence[Table], verdicts: Sequ
             {
                 "goal": verdict.goal.text,
                 "limit": verdict.goal.limit,
+                "unit": verdict.goal.unit,
                 "at_most": verdict.goal.at_most,
                 "reached": None if verdict.value is None else round(verdict.value, 3),
                 "met": None if verdict.value is None else verdict.met,

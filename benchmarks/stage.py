@@ -30,7 +30,7 @@ class Scale:
     backlog   int, messages queued beside the worker whose memory is measured; a tenth of it is delayed
     """
 
-    seconds: float = 2.0
+    seconds: float = 1.0
     samples: int = 200
     backlog: int = 1_000_000
 
@@ -56,8 +56,8 @@ class Stage:
         )
         self.settings = dataclasses.replace(defaults, **contestant.settings)
         self._environment = self.settings.environment() | {ENVIRONMENT: str(self.board.path), "PYTHONHASHSEED": "0"}
-        self._broker_pid = listener(services.broker_port)
-        self._store_pid = listener(services.store_port) if contestant.store == "postgres" else None
+        self.broker_pid = listener(services.broker_port)
+        self.store_pid = listener(services.store_port) if contestant.store == "postgres" else None
         self.workers: list[Child] = []
         self.description: dict[str, Any] = {}
 
@@ -172,11 +172,11 @@ class Stage:
 
     def broker_cpu(self) -> float:
         """CPU seconds of the broker so far; 0 where it is not ours to see."""
-        return cpu_seconds(self._broker_pid) if self._broker_pid else 0.0
+        return cpu_seconds(self.broker_pid) if self.broker_pid else 0.0
 
     def store_cpu(self) -> float:
         """CPU seconds of PostgreSQL so far; 0 where it is not used, or not ours to see."""
-        return cpu_seconds(self._store_pid) if self._store_pid else 0.0
+        return cpu_seconds(self.store_pid) if self.store_pid else 0.0
 
     def worker_cpu(self) -> float:
         """CPU seconds of the workers so far."""

@@ -9,6 +9,9 @@ import pytest
 
 from benchmarks.check import BASELINE, Figure, compare, figure_of, read
 from benchmarks.counted import WORKS, Count, counted
+from benchmarks.model import Model, Reading, fit, residuals
+from benchmarks.scale import chosen, keep
+from benchmarks.scale import read as kept_points
 
 
 def test_a_slower_rate_is_a_regression() -> None:
@@ -58,3 +61,35 @@ async def test_what_is_counted_runs(what: str, tmp_path: Path) -> None:
     """Every counted piece of work ends, against the broker of paper; a drain acknowledges every message."""
     acknowledged = await counted(what, 20, Count(False), tmp_path / "taskq.db")
     assert acknowledged == (70 if what == "drain" else 0)
+
+
+def test_the_model_finds_the_parameters_of_its_own_figures() -> None:
+    """A machine whose workers need 50 µs and whose broker needs 25 µs, and that reaches 90 % of its bound."""
+    made = Model(worker=50e-6, broker=25e-6, store=0.0, share=0.9)
+    rows = [Reading(w, 2, made.one_machine(w, 2), 50e-6, 25e-6, 0.0) for w in (1, 2, 4)]
+    found = fit(rows)
+    assert found.share == pytest.approx(0.9)
+    assert residuals(found, rows) == pytest.approx([0, 0, 0], abs=1e-9)
+    assert found.one_machine(1, 2) == pytest.approx(18_000)  # the process itself is the bound
+    assert found.one_machine(4, 2) == pytest.approx(24_000)  # the cores are
+
+
+def test_the_bottleneck_of_a_cluster_moves() -> None:
+    """One queue is bound by its leader; with more of them the workers are, then the brokers' cores."""
+    model = Model(worker=50e-6, broker=25e-6, store=0.0, share=1.0)
+    assert model.cluster(workers=16, partitions=1, nodes=1, node_cores=4) == (pytest.approx(40_000), "leaders")
+    assert model.cluster(workers=2, partitions=16, nodes=1, node_cores=4) == (pytest.approx(40_000), "workers")
+    assert model.cluster(workers=64, partitions=16, nodes=3, node_cores=4) == (pytest.approx(240_000), "broker")
+
+
+def test_points_are_kept_one_by_one(tmp_path: Path) -> None:
+    """A point replaces an older one of its name and leaves the others; what is kept is not missing."""
+    path = tmp_path / "scale.json"
+    keep(path, "queues/10", {"revision": "a"}, [{"rate": 1.0}, {"rate": 3.0}, {"rate": 2.0}])
+    keep(path, "queues/1", {"revision": "a"}, [{"rate": 5.0}])
+    keep(path, "queues/1", {"revision": "b"}, [{"rate": 6.0}])
+    kept = kept_points(path)
+    assert list(kept) == ["queues/1", "queues/10"]
+    assert kept["queues/1"]["revision"] == "b"
+    assert kept["queues/10"]["figures"] == {"rate": 2.0, "rate_min": 1.0, "rate_max": 3.0}
+    assert [point.name for point in chosen("queues", True, path)] == ["queues/100", "queues/1000"]

@@ -97,9 +97,9 @@ def run(stage: Stage) -> dict[str, float]:
         booking = time.monotonic()
         stage.produce("backlog", step="delayed", count=backlog // 10)
         sent = time.monotonic() - booking
-        _wait_booked(stage, backlog // 10)
+        wait_booked(stage, backlog // 10)
         booked = time.monotonic() - booking
-        late = _lateness(stage, min(_LATE, backlog // 10))
+        late = lateness(stage, min(_LATE, backlog // 10))
     finally:
         most = watch.stop()
     figures = {
@@ -111,16 +111,18 @@ def run(stage: Stage) -> dict[str, float]:
     return figures | late | {"rss_draining": _draining(stage)}
 
 
-def _wait_booked(stage: Stage, count: int) -> None:
+def wait_booked(stage: Stage, count: int, timeout: float = 120) -> None:
+    """Until so many messages are in the waiting room."""
     wait_until(
         lambda: stage.produce("backlog", step="waiting")["count"] >= count,
-        120,
+        timeout,
         f"booking {count} messages",
         stage.workers,
     )
 
 
-def _lateness(stage: Stage, count: int) -> dict[str, float]:
+def lateness(stage: Stage, count: int) -> dict[str, float]:
+    """Send so many that fall due 2,000 a second; milliseconds late."""
     answer = stage.produce("backlog", step="late", count=count)
     board = stage.board
     wait_until(

@@ -28,5 +28,5 @@ def _start(stage: Stage) -> dict[str, float]:
 
 
 _WHO = (TASKQ, TASKQ_SQLITE, TASKQ_POSTGRES, *PEERS, CELERY_PREFORK)
-MEMORY = Measure("idle_memory", "memory of an idle worker", "MB", _WHO, _memory, figure="rss", lower=True)
+MEMORY = Measure("idle_memory", "memory of an idle worker", "MB", _WHO, _memory, figure="rss", lower=True, once=True)
 START = Measure("start", "worker start to its first task", "ms", _WHO, _start, figure="ms", lower=True)

@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-import psycopg
-
 import taskq
 from benchmarks import board, settings
 from benchmarks.peers.base import Peer
@@ -135,6 +133,8 @@ class TaskqPeer(Peer):
                 return int(connection.execute(statement).fetchone()[0])
             finally:
                 connection.close()
+        import psycopg  # here: workers load this module too, and the driver is 7 MB that most of them do not use
+
         with psycopg.connect(_settings.store) as postgres:
             found = postgres.execute(statement.encode()).fetchone()
             return int(found[0]) if found else 0
