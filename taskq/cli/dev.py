@@ -258,36 +258,30 @@ def _reload() -> int:
     import signal
     import subprocess
 
-    try:
-        from watchfiles import PythonFilter, watch
-    except ImportError as error:
-        raise InvalidSetting("--reload needs the extra: pip install 'taskq[reload]'") from error
-    changed, stopping = threading.Event(), threading.Event()
+    from taskq.worker.supervisor import watching_files
 
-    def look() -> None:
-        for _ in watch(".", watch_filter=PythonFilter(), stop_event=stopping):
-            changed.set()
+    changed, stopping = threading.Event(), threading.Event()
 
     def stop(number: int, frame: object) -> None:
         stopping.set()
         child.terminate()
 
-    threading.Thread(target=look, name="taskq-reload", daemon=True).start()
-    command = [sys.executable, *(word for word in sys.orig_argv[1:] if word != "--reload")]
-    child = subprocess.Popen(command)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = child.wait(LOOK_EVERY)
-            if code == 0 or stopping.is_set():
-                return code
-            changed.wait(LOOK_EVERY)  # it cannot run as it is: the next change may mend it
-        if changed.is_set() and not stopping.is_set():
-            changed.clear()
-            logger.info("a file has changed: starting anew, what was under way is lost on memory://")
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)
-                child.send_signal(signal.SIGINT)
-                child.wait()
-            child = subprocess.Popen(command)
+    with watching_files(changed.set):
+        command = [sys.executable, *(word for word in sys.orig_argv[1:] if word != "--reload")]
+        child = subprocess.Popen(command)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = child.wait(LOOK_EVERY)
+                if code == 0 or stopping.is_set():
+                    return code
+                changed.wait(LOOK_EVERY)  # it cannot run as it is: the next change may mend it
+            if changed.is_set() and not stopping.is_set():
+                changed.clear()
+                logger.info("a file has changed: starting anew, what was under way is lost on memory://")
+                if child.poll() is None:
+                    child.send_signal(signal.SIGTERM)
+                    child.send_signal(signal.SIGINT)
+                    child.wait()
+                child = subprocess.Popen(command)

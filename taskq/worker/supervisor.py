@@ -10,7 +10,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,20 +65,19 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         server = HealthServer(self._address, self.health) if self._address else None
-        if self._reload:
-            threading.Thread(target=self._watch_files, name="taskq-reload", daemon=True).start()
-        for _ in range(self._wanted):
-            self._start()
-        try:
-            while self._children or (self._waiting and not self._signals):
-                self._read()
-                self._reap()
-                self._restart()
-        finally:
-            for child in self._children:
-                child.process.kill()
-            if server is not None:
-                server.close()
+        with watching_files(self._reload_now.set) if self._reload else nullcontext():
+            for _ in range(self._wanted):
+                self._start()
+            try:
+                while self._children or (self._waiting and not self._signals):
+                    self._read()
+                    self._reap()
+                    self._restart()
+            finally:
+                for child in self._children:
+                    child.process.kill()
+                if server is not None:
+                    server.close()
         return self._code
 
     def health(self) -> Health:
@@ -171,17 +171,30 @@ class Supervisor:
         for child in self._children:
             child.process.send_signal(signal.SIGTERM)
 
-    def _watch_files(self) -> None:
-        for _ in _changes():
-            self._reload_now.set()
 
+@contextmanager
+def watching_files(on_change: Callable[[], None]) -> Iterator[None]:
+    """Call `on_change`, on a thread, whenever a Python file below the working directory changes.
 
-def _changes() -> Iterator[object]:
+    The thread has ended when this is left: in native code at the interpreter's end it would abort the process.
+    """
     try:
         from watchfiles import PythonFilter, watch
     except ImportError as error:
         raise InvalidSetting("--reload needs the extra: pip install 'taskq[reload]'") from error
-    return watch(".", watch_filter=PythonFilter())
+    over = threading.Event()
+
+    def look() -> None:
+        for _ in watch(".", watch_filter=PythonFilter(), stop_event=over):
+            on_change()
+
+    thread = threading.Thread(target=look, name="taskq-reload", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _how(code: int) -> str:

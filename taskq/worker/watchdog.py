@@ -109,10 +109,18 @@ class Watchdog:
                     unit.let_go_all()
 
     def _watch(self) -> None:
-        while not self._over.wait(min(ROUND, self._settings.heartbeat * ROUND_SHARE)):
+        pause = min(ROUND, self._settings.heartbeat * ROUND_SHARE)
+        looked = self._clock.monotonic()
+        while not self._over.wait(pause):
             now = self._clock.monotonic()
             lag = now - self._beaten - BEAT
-            self._name_the_blocker(lag)
+            still, looked = now - looked - pause, now
+            if still > BLOCKED_AFTER:
+                logger.warning(
+                    "this process stood still for %.1f s: suspended, short of CPU, or in code that keeps the GIL",
+                    still,
+                )
+            self._name_the_blocker(lag - still)
             self._end_ordered(lag)
             self.health = self._examine(now, lag)
             if self._report is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -145,6 +148,16 @@ async def test_health_and_ready_say_what_is(yard: Station) -> None:
     assert (await ask(worker, "/ready"))[0] == 503
     await eventually(lambda: is_well(worker))
     assert "task 'block'" in worker.said() and "time.sleep" in worker.said()
+
+
+async def test_a_process_that_stood_still_blames_no_task(yard: Station) -> None:
+    """Suspended for longer than a task may block the loop: it says that it stood still, and names nobody for it."""
+    (worker,) = await yard.start_ready(1, ["open"], heartbeat=60)
+    os.kill(worker.pid, signal.SIGSTOP)
+    await asyncio.sleep(2.5)  # what is to be told of
+    os.kill(worker.pid, signal.SIGCONT)
+    await eventually(lambda: "stood still for" in worker.said())
+    assert "blocked the event loop" not in worker.said()
 
 
 async def test_a_worker_that_stays_ill_exits(yard: Station) -> None:
