@@ -31,6 +31,7 @@ from taskq.errors import (
     InvalidSchedule,
     InvalidSetting,
     PayloadTooLarge,
+    QueueMissing,
     UnknownTask,
 )
 from taskq.handle import Ending, Handle, Mailbox
@@ -340,22 +341,7 @@ class TaskQ:
         Raises:
             EnqueueInsideLoop: an event loop is running in this thread.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            raise EnqueueInsideLoop(
-                "an event loop is running here and a blocking call would stop it: use the _async twin "
-                "(await task.enqueue_async(…), await handle.get_result_async(), …)"
-            )
-        loop = self._home
-        if loop is None:
-            with self._lock:
-                if self._portal is None or not self._portal.alive:
-                    self._portal = Portal(loop_factory(self.settings.loop))
-                    atexit.register(_close_at_exit, WeakMethod(self._close_portal))
-                loop = self._portal.loop
+        loop = self._loop_of_sync_callers()
 
         async def here() -> R:
             return await work()
@@ -367,11 +353,32 @@ class TaskQ:
             future.cancel()
             raise
 
+    def _loop_of_sync_callers(self) -> asyncio.AbstractEventLoop:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise EnqueueInsideLoop(
+                "an event loop is running here and a blocking call would stop it: use the _async twin "
+                "(await task.enqueue_async(…), await handle.get_result_async(), …)"
+            )
+        if self._home is not None:
+            return self._home
+        with self._lock:
+            if self._portal is None or not self._portal.alive:
+                self._portal = Portal(loop_factory(self.settings.loop))
+                atexit.register(_close_at_exit, WeakMethod(self._close_portal))
+            return self._portal.loop
+
     # -- sending ----------------------------------------------------------------------------
 
     def send(self, prepared: Prepared[R]) -> Handle[R]:
         """Send what `Task.message` made, from sync code."""
-        return self._handle(prepared, *self.run(lambda: self.client().send(prepared)))
+        call = OfferCall(self.client, prepared)
+        self._loop_of_sync_callers().call_soon_threadsafe(call.begin)
+        sent = call.wait() or self.run(lambda: self.client().send_in_steps(prepared))
+        return self._handle(prepared, *sent)
 
     async def send_async(self, prepared: Prepared[R]) -> Handle[R]:
         """Send what `Task.message` made."""
@@ -474,6 +481,43 @@ class TaskDecorator:
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:
         raise TypeError("TaskDecorator only describes a type")
+
+
+class OfferCall:
+    """One `Client.offer` of a thread without a loop, which waits for its outcome on a lock: no task, no future."""
+
+    __slots__ = ("_client", "_ended", "_error", "_prepared", "_sent")
+
+    def __init__(self, client: Callable[[], Client], prepared: Prepared[Any]) -> None:
+        self._client = client
+        self._prepared = prepared
+        self._sent: tuple[Message, Mailbox] | None = None
+        self._error: BaseException | None = None
+        self._ended = threading.Lock()
+        self._ended.acquire()
+
+    def begin(self) -> None:
+        """In the loop."""
+        try:
+            self._sent = self._client().offer(self._prepared, self._end)
+        except BaseException as error:
+            self._end(error)
+        else:
+            if self._sent is None:
+                self._ended.release()
+
+    def _end(self, error: BaseException | None) -> None:
+        self._error = error
+        self._ended.release()
+
+    def wait(self) -> tuple[Message, Mailbox] | None:
+        """In the thread: what was sent, once it is confirmed; None: it is for `Client.send_in_steps`."""
+        self._ended.acquire()
+        if isinstance(self._error, QueueMissing):
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._sent
 
 
 class Portal:

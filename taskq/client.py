@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from taskq.broker.base import Broker
+from taskq.broker.base import Broker, OnOutcome
 from taskq.clock import Clock
 from taskq.dispatch import Dispatcher, control, limits, outbox_row, task_queue
-from taskq.errors import BrokerUnavailable, Duplicate, ResultTimeout, StoreUnavailable, TaskqError
+from taskq.errors import BrokerUnavailable, Duplicate, QueueMissing, ResultTimeout, StoreUnavailable, TaskqError
 from taskq.handle import Ending, Mailbox
 from taskq.message import Message
 from taskq.outcome import Failure, Status
@@ -127,8 +127,37 @@ class Client:
 
     # -- sending ----------------------------------------------------------------------------
 
+    def offer(self, prepared: Prepared[Any], on_outcome: OnOutcome) -> tuple[Message, Mailbox] | None:
+        """Send a message that needs nothing but the broker, if it can be done at once; None: it is for `send_in_steps`.
+
+        `on_outcome` hears of it as from `Broker.offer`; after QueueMissing, too, `send_in_steps` is the way.
+        """
+        message = prepared.message
+        bare = prepared.dedup is None and message.not_before is None and not self.settings.record_enqueue
+        if not bare or not self._ready or self.dispatcher is None:
+            return None
+        reply_to = self._reply_to if prepared.task.definition.result else None
+        if not self.dispatcher.offer(message, prepared.queue, reply_to, on_outcome):
+            return None
+        mailbox = Mailbox()
+        if reply_to is not None:
+            self._sent[message.id] = mailbox
+        return message, mailbox
+
     async def send(self, prepared: Prepared[R]) -> tuple[Message, Mailbox]:
-        """Send one message; return it as sent, once the broker has confirmed it."""
+        """Send one message; return it once the broker has confirmed it."""
+        outcome: asyncio.Future[TaskqError | None] = asyncio.get_running_loop().create_future()
+        sent = self.offer(prepared, lambda error: None if outcome.done() else outcome.set_result(error))
+        if sent is not None:
+            error = await outcome
+            if error is None:
+                return sent
+            if not isinstance(error, QueueMissing):
+                raise error
+        return await self.send_in_steps(prepared)
+
+    async def send_in_steps(self, prepared: Prepared[R]) -> tuple[Message, Mailbox]:
+        """The same where it may take more than a publish: a connection, a row in the store, a queue to be made."""
         if not self._ready:
             await self._within(self.broker(), "connecting to the broker")
         prepared = with_reply(prepared, self._reply_to, self.settings.record_enqueue)

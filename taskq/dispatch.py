@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from taskq.broker.base import DEAD, WAITING, Broker, BrokerQueue, Kind, Outgoing
+from taskq.broker.base import DEAD, WAITING, Broker, BrokerQueue, Kind, OnOutcome, Outgoing
 from taskq.clock import Clock
 from taskq.errors import QueueMissing, TaskqError
 from taskq.http.request import PAYLOAD_TYPE
@@ -46,6 +46,7 @@ class Dispatcher:
         self._clock = clock
         self._records: dict[str, tuple[float, QueueRecord | None]] = {}
         self._open_store = open_store
+        self._targets: dict[tuple[str, bool], BrokerQueue] = {}
 
     async def send(self, message: Message, queue: Queue | QueueRecord | None = None) -> None:
         """Publish to the message's queue, or to the waiting room if it may not run yet.
@@ -63,6 +64,16 @@ class Dispatcher:
         except QueueMissing:
             record = await self._make(message, queue)
             await self._broker.publish(self._routed(message, record))
+
+    def offer(self, message: Message, queue: Queue, reply_to: str | None, on_outcome: OnOutcome) -> bool:
+        """Publish as `Broker.offer` does; False also where the store must be asked first. A missing queue is not made.
+
+        Args:
+            reply_to: where the result is to be sent.
+        """
+        if message.priority and not _obeys_priorities(queue):
+            return False
+        return self._broker.offer(self.outgoing(message, queue, reply_to), on_outcome)
 
     async def send_many(
         self, messages: Sequence[tuple[Message, Queue | QueueRecord | None]]
@@ -114,16 +125,23 @@ class Dispatcher:
             await self._broker.declare_base((await self._open_store()).id)
             await self._broker.publish(outgoing)
 
-    def outgoing(self, message: Message, queue: Queue | QueueRecord | None) -> Outgoing:
+    def outgoing(self, message: Message, queue: Queue | QueueRecord | None, reply_to: str | None = None) -> Outgoing:
         """Where the message goes, as far as is known without asking the store."""
+        body = message.encode(reply_to)
         if message.waits:
-            return Outgoing(WAITING, message.encode(), message.id, CONTENT_TYPE)
+            return Outgoing(WAITING, body, message.id, CONTENT_TYPE)
         partitions = queue.partitions if queue is not None else None
         if partitions is not None and message.key is not None:
             to = BrokerQueue(Kind.LANE, message.queue, lane_of(message.key, partitions), ordered=True)
         else:
-            to = BrokerQueue(Kind.TASK, message.queue, priorities=_obeys_priorities(queue))
-        return Outgoing(to, message.encode(), message.id, CONTENT_TYPE, message.priority)
+            to = self._target(message.queue, _obeys_priorities(queue))
+        return Outgoing(to, body, message.id, CONTENT_TYPE, message.priority)
+
+    def _target(self, name: str, priorities: bool) -> BrokerQueue:
+        target = self._targets.get((name, priorities))
+        if target is None:
+            target = self._targets[name, priorities] = BrokerQueue(Kind.TASK, name, priorities=priorities)
+        return target
 
     async def _make(self, message: Message, queue: Queue | QueueRecord | None) -> QueueRecord:
         """Declare what the message needs, from its queue's row, which is made if there is none."""

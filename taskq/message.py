@@ -94,8 +94,8 @@ class Message:
     repeated: bool = False
     misses: int = 0
 
-    def encode(self) -> bytes:
-        """The wire form, msgpack."""
+    def encode(self, reply_to: str | None = None) -> bytes:
+        """The wire form, msgpack; with that `reply_to`, if one is given, instead of its own."""
         wire: dict[str, Any] = {
             "v": WIRE_VERSION,
             "id": self.id,
@@ -111,8 +111,9 @@ class Message:
             wire["attempt"] = self.attempt
         if self.hop:
             wire["hop"] = self.hop
-        if self.reply_to is not None:
-            wire["reply"] = self.reply_to
+        reply_to = reply_to or self.reply_to
+        if reply_to is not None:
+            wire["reply"] = reply_to
         if self.timeout is not None:
             wire["timeout"] = self.timeout
         if self.not_before is not None:
@@ -158,6 +159,7 @@ class Message:
         return self.not_before is not None or (self.flow is not None and not self.granted)
 
 
+_ALWAYS = {"v", "id", "task", "queue", "at", "body", "type"}
 _PLAIN = ("snoozes", "priority", "key", "granted", "dedup_id", "recorded", "repeated", "misses")
 
 
@@ -177,30 +179,38 @@ def decode(data: bytes, content_type: str | None = CONTENT_TYPE) -> Message:
     if version != WIRE_VERSION:
         raise InvalidMessage(f"message version {version!r} is not known here (this taskq reads {WIRE_VERSION})")
     try:
-        headers = wire.get("headers") or _NO_HEADERS
-        attempt = wire.get("attempt", 1)
+        if type(wire["body"]) is not bytes:
+            raise TypeError(f"body must be bytes, got {type(wire['body']).__name__}")
         message = Message(
-            id=_text(wire, "id"),
-            task=_text(wire, "task"),
-            queue=_text(wire, "queue"),
-            payload=wire["body"],
-            payload_type=_text(wire, "type"),
-            created_at=from_ms(wire["at"]),
-            headers=headers,
-            attempt=attempt,
-            hop=wire.get("hop", 0),
-            not_before=_instant(wire.get("not_before")),
-            expires_at=_instant(wire.get("expires")),
-            timeout=wire.get("timeout"),
-            retry=Retry.from_wire(wire["retry"]) if "retry" in wire else None,
-            flow=Flow.from_wire(wire["flow"]) if "flow" in wire else None,
-            reply_to=wire.get("reply"),
-            **{name: wire[name] for name in _PLAIN if name in wire},
+            _text(wire, "id"),
+            _text(wire, "task"),
+            _text(wire, "queue"),
+            wire["body"],
+            _text(wire, "type"),
+            from_ms(wire["at"]),
+            **({"headers": _NO_HEADERS} if wire.keys() <= _ALWAYS else _at_times(wire)),
         )
-        _check(message)
     except (KeyError, TypeError, ValueError, OverflowError, OSError, AttributeError) as error:
         raise InvalidMessage(f"not a taskq message: {type(error).__name__}: {error}") from error
     return message
+
+
+def _at_times(wire: dict[str, Any]) -> dict[str, Any]:
+    """The fields that most messages leave at their defaults."""
+    fields = {
+        "headers": wire.get("headers") or _NO_HEADERS,
+        "attempt": wire.get("attempt", 1),
+        "hop": wire.get("hop", 0),
+        "not_before": _instant(wire.get("not_before")),
+        "expires_at": _instant(wire.get("expires")),
+        "timeout": wire.get("timeout"),
+        "retry": Retry.from_wire(wire["retry"]) if "retry" in wire else None,
+        "flow": Flow.from_wire(wire["flow"]) if "flow" in wire else None,
+        "reply_to": wire.get("reply"),
+        **{name: wire[name] for name in _PLAIN if name in wire},
+    }
+    _check(fields)
+    return fields
 
 
 def _parse(data: bytes, content_type: str | None) -> dict[str, Any]:
@@ -239,6 +249,8 @@ def _text(wire: Mapping[str, Any], name: str) -> str:
     value = wire[name]
     if not isinstance(value, str) or not value:
         raise TypeError(f"{name} must be text, got {value!r:.80}")
+    if len(value) > MAX_ID_CHARS:
+        raise ValueError(f"{name} has {len(value)} characters, {MAX_ID_CHARS} are allowed")
     if not value.isascii():
         value.encode()  # a lone surrogate has no place in the broker's properties
     return value
@@ -248,31 +260,29 @@ def _instant(value: int | None) -> datetime | None:
     return None if value is None else from_ms(value)
 
 
-def _check(message: Message) -> None:
-    for name in ("id", "task", "queue", "payload_type", "key", "dedup_id", "reply_to"):
-        value = getattr(message, name)
+def _check(fields: Mapping[str, Any]) -> None:
+    for name in ("key", "dedup_id", "reply_to"):
+        value = fields.get(name)
         if value is not None and not isinstance(value, str):
             raise TypeError(f"{name} must be text, got {value!r:.80}")
         if value is not None and len(value) > MAX_ID_CHARS:
             raise ValueError(f"{name} has {len(value)} characters, {MAX_ID_CHARS} are allowed")
-    if type(message.payload) is not bytes:
-        raise TypeError(f"body must be bytes, got {type(message.payload).__name__}")
     for name in ("attempt", "hop", "snoozes", "misses", "priority"):
-        value = getattr(message, name)
+        value = fields.get(name, 0)
         if type(value) is not int or not 0 <= value < 2**31:
             raise TypeError(f"{name} must be a count, got {value!r:.80}")
-    if message.priority > MAX_PRIORITY:
-        raise ValueError(f"priority must be 0 to {MAX_PRIORITY}, got {message.priority}")
+    if fields.get("priority", 0) > MAX_PRIORITY:
+        raise ValueError(f"priority must be 0 to {MAX_PRIORITY}, got {fields['priority']}")
     for name in ("granted", "recorded", "repeated"):
-        if type(getattr(message, name)) is not bool:
-            raise TypeError(f"{name} must be true or false, got {getattr(message, name)!r:.80}")
-    timeout = message.timeout
+        if type(fields.get(name, False)) is not bool:
+            raise TypeError(f"{name} must be true or false, got {fields[name]!r:.80}")
+    timeout = fields["timeout"]
     if timeout is not None and not (isinstance(timeout, int | float) and float(timeout) > 0):
         raise TypeError(f"timeout must be seconds above 0, got {timeout!r:.80}")
     if isinstance(timeout, int) and timeout >= 2**63:
         raise ValueError("timeout is a whole number that msgpack does not hold")
-    if message.headers is not _NO_HEADERS and not (
-        isinstance(message.headers, dict)
-        and all(isinstance(k, str) and isinstance(v, str) for k, v in message.headers.items())
+    headers = fields["headers"]
+    if headers is not _NO_HEADERS and not (
+        isinstance(headers, dict) and all(isinstance(k, str) and isinstance(v, str) for k, v in headers.items())
     ):
         raise TypeError("headers must map text to text")

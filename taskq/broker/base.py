@@ -206,6 +206,7 @@ class BrokerHealth:
 OnDelivery = Callable[[Delivery], None]
 OnLoss = Callable[[Loss], None]
 OnBody = Callable[[bytes], None]
+OnOutcome = Callable[[TaskqError | None], None]
 
 
 class Broker(Protocol):
@@ -272,6 +273,14 @@ class Broker(Protocol):
             PublishUnconfirmed: sent, and not confirmed in time: it may arrive, or the broker refused
                 it (`x-overflow=reject-publish`).
             BrokerUnavailable: no connection in time; it was not sent.
+        """
+        ...
+
+    def offer(self, outgoing: Outgoing, on_outcome: OnOutcome) -> bool:
+        """Publish without a task that waits, if it can be done at once; False: nothing was done, `publish` is the way.
+
+        `on_outcome` is called once, in the event loop and after this has returned, with None or what `publish` would
+        raise. It must not raise.
         """
         ...
 

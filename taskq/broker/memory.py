@@ -30,6 +30,7 @@ from taskq.broker.base import (
     OnBody,
     OnDelivery,
     OnLoss,
+    OnOutcome,
     Outgoing,
 )
 from taskq.broker.topology import TOKEN, Names
@@ -502,6 +503,15 @@ class MemoryBroker:
         await asyncio.sleep(
             0
         )  # a confirm takes a turn of the loop at least; a tight loop of publishes must not hold it
+
+    def offer(self, outgoing: Outgoing, on_outcome: OnOutcome) -> bool:
+        error: TaskqError | None = None
+        try:
+            self._put(outgoing)
+        except TaskqError as caught:
+            error = caught
+        asyncio.get_running_loop().call_soon(on_outcome, error)
+        return True
 
     async def publish_many(self, outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
         results: list[TaskqError | None] = []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from taskq import TaskQ
-from taskq.broker.base import BrokerQueue, Delivery, OnBody, OnDelivery, OnLoss, Outgoing
+from taskq.broker.base import BrokerQueue, Delivery, OnBody, OnDelivery, OnLoss, OnOutcome, Outgoing
 from taskq.broker.memory import MemoryBroker, MemorySubscription
 from taskq.clock import Clock
 from taskq.errors import PublishUnconfirmed, StoreUnavailable, TaskqError
@@ -201,6 +201,9 @@ class MortalBroker(MemoryBroker):
         if self._process.spend("confirms_lost"):
             await asyncio.sleep(self._publish_timeout)
             raise PublishUnconfirmed("the confirm was lost")
+
+    def offer(self, outgoing: Outgoing, on_outcome: OnOutcome) -> bool:
+        return False  # so that every publish takes its steps above
 
     async def publish_many(self, outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
         results: list[TaskqError | None] = []

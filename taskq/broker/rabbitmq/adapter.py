@@ -24,6 +24,7 @@ from taskq.broker.base import (
     OnBody,
     OnDelivery,
     OnLoss,
+    OnOutcome,
     Outgoing,
 )
 from taskq.broker.rabbitmq.address import Address
@@ -284,6 +285,14 @@ class RabbitMQBroker:
         if error is not None:
             self._note_missing(outgoing, error)
             raise error
+
+    def offer(self, outgoing: Outgoing, on_outcome: OnOutcome) -> bool:
+        def noted(error: TaskqError | None) -> None:
+            if error is not None:
+                self._note_missing(outgoing, error)
+            on_outcome(error)
+
+        return self._publisher.offer(outgoing, noted)
 
     async def publish_many(self, outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
         errors = await self._publisher.publish_many(outgoing)

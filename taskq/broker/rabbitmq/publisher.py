@@ -45,15 +45,20 @@ _OPEN = _Open()
 
 
 class Batch:
-    """The messages of one publish call: their outcomes, and the future that waits for all."""
+    """The messages of one publish call: their outcomes, and who is told once all have theirs."""
 
-    __slots__ = ("deadline", "done", "left", "outcomes")
+    __slots__ = ("deadline", "ended", "left", "outcomes", "sent")
 
-    def __init__(self, size: int, deadline: float, done: asyncio.Future[None]) -> None:
+    def __init__(self, size: int, deadline: float, ended: Callable[[Batch], None]) -> None:
         self.outcomes: list[TaskqError | None | _Open] = [_OPEN] * size
         self.left = size
+        self.sent = 0
         self.deadline = deadline
-        self.done = done
+        self.ended = ended
+
+    def results(self) -> list[TaskqError | None]:
+        """For each message None or its error."""
+        return [None if isinstance(outcome, _Open) else outcome for outcome in self.outcomes]
 
     def settle(self, index: int, error: TaskqError | None) -> None:
         """One message has its outcome; a second one is ignored."""
@@ -61,12 +66,12 @@ class Batch:
             return
         self.outcomes[index] = error
         self.left -= 1
-        if not self.left and not self.done.done():
-            self.done.set_result(None)
+        if not self.left:
+            self.ended(self)
 
-    def expire(self, sent: int, timeout: float) -> None:
-        """The deadline has passed: the first `sent` messages are unconfirmed."""
-        for index in range(sent):
+    def expire(self, timeout: float) -> None:
+        """The deadline has passed: what was sent is unconfirmed."""
+        for index in range(self.sent):
             if self.outcomes[index] is _OPEN:
                 self.settle(index, PublishUnconfirmed(f"the broker did not confirm within {timeout} s: it may arrive"))
 
@@ -247,7 +252,7 @@ class Publisher:
         self._channel: ConfirmChannel | None = None
         self._loose: LooseChannel | None = None
         self._ready = asyncio.Event()
-        self._batches: deque[tuple[Batch, list[int]]] = deque()
+        self._batches: deque[Batch] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -283,12 +288,11 @@ class Publisher:
         if not messages:
             return []
         loop = asyncio.get_running_loop()
-        batch = Batch(len(messages), loop.time() + self._timeout, loop.create_future())
-        sent = [0]
-        self._watch(batch, sent, loop)
+        done: asyncio.Future[None] = loop.create_future()
+        batch = self._batch(len(messages), loop, lambda _: None if done.done() else done.set_result(None))
         for index, message in enumerate(messages):
-            channel = self._channel
-            if channel is None or channel.lost.done() or not self._ready.is_set() or channel.connection.congested:
+            channel = self._writable()
+            if channel is None:
                 try:
                     channel = await self._usable(batch.deadline)
                 except BrokerUnavailable as error:
@@ -296,9 +300,26 @@ class Publisher:
                         batch.settle(unsent, error)
                     break
             channel.publish(message, batch, index)
-            sent[0] = index + 1
-        await batch.done
-        return [None if isinstance(outcome, _Open) else outcome for outcome in batch.outcomes]
+            batch.sent = index + 1
+        await done
+        return batch.results()
+
+    def offer(self, message: Outgoing, ended: Callable[[TaskqError | None], None]) -> bool:
+        """As `Broker.offer`."""
+        channel = self._writable()
+        if channel is None:
+            return False
+        batch = self._batch(1, asyncio.get_running_loop(), lambda batch: ended(batch.results()[0]))
+        channel.publish(message, batch, 0)
+        batch.sent = 1
+        return True
+
+    def _writable(self) -> ConfirmChannel | None:
+        """The channel, if messages can be written to it now."""
+        channel = self._channel
+        if channel is None or channel.lost.done() or not self._ready.is_set() or channel.connection.congested:
+            return None
+        return channel
 
     def send(self, exchange: str, routing_key: str, body: bytes) -> None:
         """Unconfirmed; lost while there is no connection, or while an alarm blocks it."""
@@ -333,23 +354,25 @@ class Publisher:
 
     # -- deadlines: calls begin in the order of their deadlines, so one timer serves all ---------
 
-    def _watch(self, batch: Batch, sent: list[int], loop: asyncio.AbstractEventLoop) -> None:
-        while self._batches and self._batches[0][0].done.done():
+    def _batch(self, size: int, loop: asyncio.AbstractEventLoop, ended: Callable[[Batch], None]) -> Batch:
+        batch = Batch(size, loop.time() + self._timeout, ended)
+        while self._batches and not self._batches[0].left:
             self._batches.popleft()
-        self._batches.append((batch, sent))
+        self._batches.append(batch)
         if self._timer is None:
             self._timer = loop.call_at(batch.deadline, self._expire, loop)
+        return batch
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         now = loop.time()
         while self._batches:
-            batch, sent = self._batches[0]
-            if not batch.done.done():
+            batch = self._batches[0]
+            if batch.left:
                 if batch.deadline > now:
                     self._timer = loop.call_at(batch.deadline, self._expire, loop)
                     return
-                batch.expire(sent[0], self._timeout)
+                batch.expire(self._timeout)
             self._batches.popleft()
 
     # -- channels ---------------------------------------------------------------------------

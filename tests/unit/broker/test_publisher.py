@@ -31,7 +31,8 @@ class Bench:
         connection: Any = SimpleNamespace(frame_max=1000, write=lambda data: None, lost=lost)
         amqp: Any = SimpleNamespace(number=1)
         self.channel = ConfirmChannel(connection, amqp, Names("taskq"))
-        self.batch = Batch(count, 0.0, asyncio.get_running_loop().create_future())
+        self.ended: list[Batch] = []
+        self.batch = Batch(count, 0.0, self.ended.append)
         for index in range(count):
             to = DEAD_LETTER if index % 2 else QUEUE
             self.channel.publish(Outgoing(to, b"x", "same id", "t"), self.batch, index)
@@ -70,7 +71,7 @@ def test_confirms(steps: list[tuple[int, bool, bool]], returned: set[int]) -> No
             for covered in range(1, tag + 1) if multiple else [tag]:
                 expected.setdefault(covered, Refused if refused else type(None))
         assert bench.kinds == [expected[tag] for tag in range(1, 21)]
-        assert bench.batch.done.done() and issubclass(Refused, PublishUnconfirmed)
+        assert bench.ended == [bench.batch] and issubclass(Refused, PublishUnconfirmed)
 
     asyncio.run(run())
 
@@ -80,7 +81,7 @@ def test_refusals_condemn_the_channel() -> None:
 
     async def run() -> None:
         bench = Bench(1)
-        bench.batch = Batch(1, 0.0, asyncio.get_running_loop().create_future())
+        bench.batch = Batch(1, 0.0, bench.ended.append)
         bench.channel.publish(Outgoing(SLOT, b"token", "", ""), bench.batch, 0)
         bench.hear(commands.Basic.Nack(2))
         assert bench.kinds == [Refused] and not bench.channel.refused.done()
@@ -131,7 +132,8 @@ def test_expiry() -> None:
 
     async def run() -> None:
         bench = Bench(2)
-        bench.batch.expire(2, 5.0)
+        bench.batch.sent = 2
+        bench.batch.expire(5.0)
         bench.hear(commands.Basic.Ack(2, True))
         assert bench.kinds == [PublishUnconfirmed] * 2
 
