@@ -36,7 +36,7 @@ async def test_a_limit_holds_and_is_used_in_full_while_workers_are_killed(statio
     assert counts == {"SUCCEEDED": 400}
     assert most_at_once(spans) == 5
     assert share > USED
-    assert max(recovery) < 3 + pulse.lost()
+    assert max(recovery) < 10 + pulse.lost()
     assert len({span.event.pid for span in spans}) > 4
 
 
@@ -133,7 +133,7 @@ async def test_a_fifo_queue_raised_to_four_runs_four_at_a_time(station: Station)
     print(f"FIFO raised to 4: 4 at once after {full:.2f} s, {share:.0%} used")
     assert_in_order(before)
     assert most_at_once(spans) == 4
-    assert full < 2 + pulse.lost() and share > USED
+    assert full < 10 + pulse.lost() and share > USED
 
 
 async def test_a_limited_queue_lowered_to_one_keeps_order_through_a_stop(station: Station) -> None:

@@ -33,7 +33,7 @@ async def test_the_window_is_never_exceeded_over_three_processes(station: Statio
     assert min(gaps) >= rate.per, min(gaps)
     assert starts[19] - starts[0] < rate.per + pulse.lost()
     # Four windows full and half of a fifth: no time is wasted either.
-    assert starts[-1] - starts[0] < 4 * rate.per * 1.2 + 2 * pulse.lost()
+    assert starts[-1] - starts[0] < 4 * rate.per * 1.5 + 2 * pulse.lost()
 
 
 async def test_while_the_window_is_full_the_backlog_stays_in_the_broker(room: Room) -> None:
