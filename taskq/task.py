@@ -256,9 +256,10 @@ class ArgumentCheck:
     """Binds and validates the arguments of one function, by pydantic, in lax mode."""
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        from pydantic import ConfigDict, PydanticUserError, validate_call
+        from pydantic import ConfigDict, PydanticUserError, ValidationError, validate_call
 
         self.name = name
+        self._refusal = ValidationError
         self.signature = inspect.signature(function)
         try:
             hints = typing.get_type_hints(function, include_extras=True)
@@ -267,7 +268,7 @@ class ArgumentCheck:
 
         def keep(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
             # Defaults are left to the worker's own code: what was not said does not travel.
-            args = tuple(value for value in args if value is not _UNSET)
+            args = tuple([value for value in args if value is not _UNSET])
             return args, {name: value for name, value in kwargs.items() if value is not _UNSET}
 
         parameters = [
@@ -288,11 +289,9 @@ class ArgumentCheck:
             raise InvalidSetting(f"task {name!r}: its annotations cannot be validated: {error}") from error
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        from pydantic import ValidationError
-
         try:
             return self._validate(*args, **kwargs)
-        except ValidationError as error:
+        except self._refusal as error:
             raise InvalidArguments(self._describe(error)) from error
 
     def _describe(self, error: Any) -> str:
