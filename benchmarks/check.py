@@ -184,6 +184,9 @@ def main() -> int:
     )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what we started is ended too
+    if not options.write and not options.baseline.exists():
+        print(f"there is no {options.baseline}: --write makes one of what is measured here", file=sys.stderr)
+        return 2
     try:
         need_valgrind()
     except NoValgrind as error:

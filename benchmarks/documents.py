@@ -25,6 +25,13 @@ _AXES = {
     "queues": "queues served by one worker",
     "waiting": "delayed messages waiting",
 }
+_PLOTS = {
+    "processes": "Drained a second, and worker CPU per message, by worker processes",
+    "backlog": "CPU per message and memory, by backlog",
+    "payload": "CPU per message and rates, by payload",
+    "queues": "CPU per message and memory, by queues",
+    "waiting": "Lateness and memory, by waiting messages",
+}
 _FIGURES = {
     "rate": "drained/s",
     "send_rate": "sent/s",
@@ -122,7 +129,7 @@ def write_performance(data: Mapping[str, Any]) -> Path:
 
 
 def axis_table(points: Points, axis: str) -> str:
-    """The points of an axis, with every figure that one of them has."""
+    """The plot of an axis, and its points with every figure that one of them has."""
     found = sorted(
         (int(name.partition("/")[2]), point["figures"])
         for name, point in points.items()
@@ -130,7 +137,8 @@ def axis_table(points: Points, axis: str) -> str:
     )
     known = [name for name in _FIGURES if any(figures.get(name) for _, figures in found)]
     rows = [[f"{value:,}", *(number(figures.get(name, 0.0)) for name in known)] for value, figures in found]
-    return _table([_AXES[axis], *(_FIGURES[name] for name in known)], rows)
+    table = _table([_AXES[axis], *(_FIGURES[name] for name in known)], rows)
+    return f"![{_PLOTS[axis]}](plots/{axis}.svg)\n\n{table}" if axis in _PLOTS else table
 
 
 def _model_rows(name: str, points: Points, axis: str) -> tuple[Model | None, list[str]]:

@@ -93,6 +93,8 @@ def _processes(pair: Any, points: Points) -> None:
             y = [model.one_machine(each.processes, each.cores) for each in measured]
             pair[0].plot(x, y, ":", color=colour)
     pair[0].plot([], [], ":", color=_INK, label="model")
+    for axes in pair:
+        axes.set_xticks([1, 2, 4])
 
 
 def _backlog(pair: Any, points: Points) -> None:

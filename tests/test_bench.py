@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.check import BASELINE, Figure, compare, figure_of, read
 from benchmarks.counted import WORKS, Count, counted
+from benchmarks.documents import goals, replace
 from benchmarks.model import Model, Reading, fit, residuals
 from benchmarks.scale import chosen, keep
 from benchmarks.scale import read as kept_points
@@ -93,3 +94,23 @@ def test_points_are_kept_one_by_one(tmp_path: Path) -> None:
     assert kept["queues/1"]["revision"] == "b"
     assert kept["queues/10"]["figures"] == {"rate": 2.0, "rate_min": 1.0, "rate_max": 3.0}
     assert [point.name for point in chosen("queues", True, path)] == ["queues/100", "queues/1000"]
+
+
+def test_tables_are_written_between_their_marks() -> None:
+    """What stood there is gone, what stands around it stays; a mark that is missing is an error."""
+    text = "above\n<!-- measured: goals -->\nold\n<!-- end -->\nbelow\n<!-- measured: peers -->\n<!-- end -->\n"
+    written = replace(text, "goals", "| new |")
+    assert written.startswith("above\n<!-- measured: goals -->\n| new |\n<!-- end -->\nbelow\n")
+    assert replace(written, "goals", "| new |") == written
+    with pytest.raises(LookupError):
+        replace(text, "other", "")
+
+
+def test_a_goal_says_met_or_by_how_much_not() -> None:
+    """A line per goal, of a run's data."""
+    promise = {"goal": "drain", "limit": 4, "unit": "×", "at_most": False}
+    data = {"goals": [promise | {"reached": 4.5, "met": True}, promise | {"reached": 3.0, "met": False}]}
+    assert goals(data).splitlines()[2:] == [
+        "| drain | ≥ 4× | 4.50× | met |",
+        "| drain | ≥ 4× | 3.00× | missed by 25% |",
+    ]
