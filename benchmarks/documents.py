@@ -101,15 +101,14 @@ def peers(data: Mapping[str, Any]) -> str:
         by_name = {row["contestant"]: row for row in measure["rows"] if row["runs"]}
         if not by_name.keys() & set(_PEERS):
             continue
-        ours = next((name for name in by_name if name.startswith("taskq")), "")
+        cells = {name: _cell(row, measure["figure"]) for name, row in by_name.items()}
+        ours = [f"{name.removeprefix('taskq, ')}: {cell}" for name, cell in cells.items() if name.startswith("taskq")]
         title = f"{measure['name']}, {measure['unit']}"
-        rows.append([title, *(_cell(by_name.get(name), measure["figure"]) for name in (ours, *_PEERS))])
+        rows.append([title, "<br>".join(ours), *(cells.get(name, "") for name in _PEERS)])
     return _table(["", "taskq", *_PEERS], rows)
 
 
-def _cell(row: Mapping[str, Any] | None, figure: str) -> str:
-    if row is None:
-        return ""
+def _cell(row: Mapping[str, Any], figure: str) -> str:
     values = [run[figure] for run in row["runs"]]
     middle = number(statistics.median(values))
     return middle if len(values) == 1 else f"{middle} ({number(min(values))} to {number(max(values))})"
