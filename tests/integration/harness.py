@@ -266,13 +266,14 @@ class Station:
 
     def spans(self, **wanted: Any) -> list[Span]:
         """Every attempt that began, by its start; one that still runs has no end (inf)."""
+        starts = self.log.of("start", **wanted)  # read first: of each of them that has ended the end is there then
         ends: dict[tuple[int, str, int], list[float]] = {}
         for event in self.log.read():
             if event.kind != "start":
                 ends.setdefault((event.pid, event.id, event.attempt), []).append(event.at)
         deaths = self.deaths()
         spans = []
-        for event in self.log.of("start", **wanted):
+        for event in starts:
             mine = ends.get((event.pid, event.id, event.attempt))
             end = mine.pop(0) if mine else deaths.get(event.pid, float("inf"))
             spans.append(Span(event.at, end, event))
