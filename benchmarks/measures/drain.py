@@ -22,8 +22,8 @@ from benchmarks.measure import Measure
 from benchmarks.processes import memory_mb
 from benchmarks.stage import Stage
 
-_PILOT = 2_000  # tasks, at least; of the first drain of a contestant it tells how many make up the aimed seconds
-_OURS = 6_000  # the same for each process of ours: they must all have begun before the queue is empty
+_PILOT = 2_500  # tasks for each process, at least; of the first drain it tells how many make up the aimed seconds
+_OURS = 6_000  # the same of ours, which are quicker: all must have begun before the queue is empty
 _MOST = 150_000
 _TIMEOUT = 60.0  # seconds
 _known: dict[tuple[str, int], float] = {}
@@ -88,7 +88,8 @@ def timed(stage: Stage, count: int, processes: int) -> dict[str, float]:
 def drain(stage: Stage, processes: int) -> dict[str, float]:
     """A drain of about the aimed length."""
     key = (stage.contestant.name, processes)
-    least = _OURS * processes if stage.contestant.ours and stage.settings.kind != "fifo" else _PILOT
+    quick = stage.contestant.ours and stage.settings.kind != "fifo"
+    least = processes * (_OURS if quick else _PILOT)
     if key not in _known:
         _known[key] = timed(stage, least, processes)["rate"]
     count = min(max(int(_known[key] * stage.scale.seconds), least), _MOST)
