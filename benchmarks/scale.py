@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measures.scale import POINTS, Figures, Point
-from benchmarks.processes import ContestantFailed, busy_cores
+from benchmarks.processes import busy_cores
 from benchmarks.runner import environment
 from benchmarks.services import Services
 from benchmarks.stage import Scale, Stage
@@ -65,11 +65,7 @@ def chosen(only: str | None, missing: bool, path: Path) -> list[Point]:
 
 
 def measure(point: Point, services: Services, folder: Path) -> list[Figures]:
-    """Its runs, each on a clean stage.
-
-    Raises:
-        ContestantFailed, TimeoutError: it did not come to an end.
-    """
+    """Its runs, each on a clean stage."""
     runs = []
     for _ in range(point.rounds):
         with Stage(point.contestant, services, folder, _SCALE) as stage:
@@ -118,9 +114,9 @@ def _measure_all(points: Sequence[Point], options: argparse.Namespace) -> int:
                 begin = time.monotonic()
                 try:
                     runs = measure(point, services, folder)
-                except (ContestantFailed, TimeoutError) as error:
+                except Exception as error:  # whatever it is, the other points are worth having
                     failed += 1
-                    print(f"{point.name}: failed: {error}", file=sys.stderr, flush=True)
+                    print(f"{point.name}: failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                     continue
                 about["seconds"] = round(time.monotonic() - begin, 1)
                 keep(options.kept, point.name, about, runs)
