@@ -31,6 +31,8 @@ LOOK_EVERY = 2.5  # seconds: idle costs less than one query a second
 OUTBOX_EVERY = 2.5  # seconds between looks for publishes left undone
 AHEAD_FIRST = 16  # messages with keys that may be on a queue and not yet begun
 AHEAD_LEAST, AHEAD_MOST = 4, 1000
+MOMENT = 0.1  # seconds
+REST_MOST = 0.05  # seconds between rounds of keys while what was let go has not begun
 KEYS_EVERY = 10.0  # seconds between looks for keys where nothing waits for one
 FRUITLESS_MOST = 20  # looks at keys that let nothing go, before a pause
 KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
@@ -99,10 +101,10 @@ class Release:
 
     async def _let_go(self) -> bool:
         """Publish what its key lets go; the keys take turns. False: nothing more would go at once."""
-        now = self._clock.monotonic()
-        if not self._keys_wait and now < self._keys_at:
+        begun = self._clock.monotonic()
+        if not self._keys_wait and begun < self._keys_at:
             return False
-        self._keys_wait, self._keys_at = False, now + KEYS_EVERY
+        self._keys_wait, self._keys_at = False, begun + KEYS_EVERY
         found = await self._store.let_go(
             self._after_key, BATCH, LEASE, ahead=self._ahead.of_queues, most=AHEAD_FIRST, total=self._flow_parallelism
         )
@@ -115,8 +117,13 @@ class Release:
             self._on_heads(found.heads)
         if found.rows:
             await self._publish(found.rows)
-        self._ahead.went(found.rows)
-        return bool(found.rows) or (found.more and self._fruitless % FRUITLESS_MOST != 0)
+            ended = self._clock.monotonic()
+            self._ahead.went(found.rows, ended)
+            if found.full:
+                # What begins meanwhile makes the next round worth its statements.
+                await self._clock.sleep(min(ended - begun, REST_MOST))
+            return True
+        return found.more and not found.full and self._fruitless % FRUITLESS_MOST != 0
 
     async def _sleep(self) -> None:
         """Until the next due instant, or until somebody tells of an earlier one."""
@@ -217,16 +224,18 @@ class Ahead:
 
     def __init__(self) -> None:
         self.of_queues: dict[str, int] = {}
+        self._since: dict[str, tuple[float, int]] = {}
 
-    def went(self, rows: Sequence[WaitingRow]) -> None:
-        """These were let go. Where all that had gone before has begun, twice as many may go the next time; where but
-        few have, half as many."""
+    def went(self, rows: Sequence[WaitingRow], now: float) -> None:
+        """These were let go, at this instant, monotonic. Where as many begin in a moment as the queue may hold, it may
+        hold twice as many; where but few do, half as many."""
         for queue, count in Counter(row.message.queue for row in rows).items():
-            held = self.of_queues.get(queue)
-            if held is None:
-                held = AHEAD_FIRST
-            elif count >= held:
-                held *= 2
-            elif count * 4 <= held:
-                held //= 2
-            self.of_queues[queue] = min(max(held, AHEAD_LEAST), AHEAD_MOST)
+            held = self.of_queues.setdefault(queue, AHEAD_FIRST)
+            since, gone = self._since.get(queue, (now, -count))
+            gone += count
+            if now - since >= MOMENT:
+                begun = gone * MOMENT / (now - since)
+                held = held * 2 if begun >= held else held // 2 if begun * 4 <= held else held
+                self.of_queues[queue] = min(max(held, AHEAD_LEAST), AHEAD_MOST)
+                since, gone = now, 0
+            self._since[queue] = since, gone

@@ -191,6 +191,7 @@ class LetGo:
     next_at  datetime | None: when more may follow by itself; None: not before something happens
     last     str | None: the key to go on after, so that keys take turns
     more     bool: there are keys that were not looked at
+    full     bool: more would go if what was let go had begun
     """
 
     rows: list[WaitingRow]
@@ -198,6 +199,7 @@ class LetGo:
     next_at: datetime | None
     last: str | None
     more: bool
+    full: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ Locks are taken in the order message, key, window, permit, waiting row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from types import EllipsisType
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -26,7 +28,7 @@ from taskq.store.base import Ask, Page, Permit
 from taskq.store.lines import Tx
 from taskq.store.rows import clean, from_cursor, from_us, maybe_from_us, to_cursor
 from taskq.store.sql import starts
-from taskq.store.sql.bulk import IGNORE, for_each, insert_many, locked
+from taskq.store.sql.bulk import IGNORE, execute, for_each, for_update, insert_many, locked, of_each
 
 F = tables.flow
 P = tables.permits
@@ -34,6 +36,7 @@ W = tables.waiting
 Q = tables.queues
 
 RESERVED_FOR = 10.0  # seconds within which a message that was let go has to begin
+RESERVED_US = round(RESERVED_FOR * 1_000_000)
 HEAD_FOR = 30.0  # seconds for which a head that waits keeps its place without asking again
 KEYS = 200  # looked at in one transaction
 ALL = "flow//all"  # what is locked where all keys together are limited; a window's name, and no key's
@@ -65,6 +68,8 @@ def window(key: str) -> str:
 
 def meet(tx: Tx, messages: Sequence[Message]) -> None:
     """Make the keys of messages that are new, and take over the limits that they say."""
+    if all(message.flow is None for message in messages):
+        return
     now = tx.now()
     said: dict[str, Flow] = {}
     named: dict[str, Flow] = {}
@@ -98,14 +103,35 @@ def in_place(tx: Tx, messages: Sequence[Message]) -> set[str]:
 
 @dataclass(slots=True)
 class Found:
-    """Messages that were let go: (id, hop) of waiting rows, ids of heads; when to look again; the key to go on after;
-    whether there are more keys than were looked at."""
+    """Messages that were let go: their waiting rows; ids of heads; when to look again; the key to go on after; whether
+    there is more to be looked at; whether more would go if what was let go had begun."""
 
-    rows: list[tuple[str, int]]
+    rows: list[_Waiter]
     heads: list[str]
     next_at: int | None
     last: str | None
     more: bool
+    full: bool = False
+
+
+class _Waiter(NamedTuple):
+    """A message in line. hop: -1 for the head of an ordered queue, which has no body here."""
+
+    since: int
+    id: str
+    hop: int
+    queue: str
+    body: bytes | None
+
+
+@dataclass(slots=True)
+class _Held:
+    """How many permits of a key count, by their state, and when the first of them lapses."""
+
+    reserved: int = 0
+    running: int = 0
+    head: int = 0
+    lapses: int | None = None
 
 
 def let_go(
@@ -121,115 +147,197 @@ def let_go(
     if total is not None:
         starts.lock(tx, ALL)
     now = tx.now()
-    keys = _keys(tx, after or "", None)
-    if after is not None and len(keys) < KEYS:
-        keys += _keys(tx, "", after)[: KEYS - len(keys)]
-    found = Found([], [], _next_due(tx, now), keys[-1] if keys else None, len(keys) == KEYS)
+    keys, more = _keys(tx, after)
+    found = Found([], [], _next_due(tx, now), keys[-1] if keys else None, more)
     if not keys:
         return found
-    statement = locked(tx, sa.select(F).where(F.c.key.in_(keys)).order_by(F.c.key))
-    flows = {row.key: row for row in tx.connection.execute(statement)}
+    flows = _flows(tx, keys)
+    moving = [flows[key] for key in keys if not flows[key].paused]
     held = _held(tx, keys, now)
-    room = {queue: ahead.get(queue, most) - n for queue, n in _reserved(tx, now).items()}
+    rooms = {flow.key: room for flow, room in zip(moving, _rooms(tx, moving, held, now), strict=True)}
+    free = {key: n for key, (n, _) in rooms.items() if n > 0}
     left, lapses = _all_room(tx, total, now)
-    for key in keys:
-        flow = flows[key]
-        if flow.paused:
-            continue
-        free, opens = _room(tx, flow, held, now)
-        if free <= 0:
-            _sooner(found, opens())
-            continue
-        if left <= 0:
-            _sooner(found, lapses)
-            break
-        line = _line(tx, flow.key, min(free, left, limit - len(found.rows)), now, flow.key in held["head"])
-        chosen, blocked = _oldest(line, room, ahead, most)
-        left -= len(chosen)
-        if blocked:
-            _sooner(found, now + round(LOOK_AGAIN * 1_000_000))
-        if len(chosen) == free:
-            _sooner(found, opens())
-        if chosen:
-            _reserve(tx, key, chosen, now, lease, found)
-            found.last = key
-        if len(found.rows) >= limit:
-            found.more = True
-            break
+    places = _Places(ahead, most, _reserved(tx, now))
+    budget = min(limit, left)
+    chosen = _choose(tx, free, {key for key in free if held[key].head}, places, limit, budget, now, found)
+    for key, (n, opens) in rooms.items():
+        if n <= 0 or len(chosen.get(key, ())) == n:
+            _sooner(found, opens)
+    if places.blocked or places.none:
+        found.full = True
+        _sooner(found, now + round(LOOK_AGAIN * 1_000_000))
+    count = sum(map(len, chosen.values()))
+    if free and count >= left:
+        _sooner(found, lapses)
+    found.more |= count >= limit
+    _reserve(tx, chosen, now, lease, found)
     return found
 
 
-def _keys(tx: Tx, after: str, upto: str | None) -> list[str]:
-    """The next keys for which something waits: each found by a step in the index, however many wait for it."""
-    statement = sa.text(
+class _Places:
+    """How many messages each queue takes that have not begun."""
+
+    def __init__(self, ahead: Mapping[str, int], most: int, reserved: Mapping[str, int]) -> None:
+        self._most = most
+        self._left = {queue: n - reserved.get(queue, 0) for queue, n in ahead.items()}
+        self._left |= {queue: most - n for queue, n in reserved.items() if queue not in ahead}
+        self.blocked = False  # somebody was refused
+
+    @property
+    def none(self) -> bool:
+        """No queue that is known takes any more."""
+        return bool(self._left) and max(self._left.values()) <= 0
+
+    @property
+    def widest(self) -> int:
+        """What a queue takes at most."""
+        return max(self._most, *self._left.values()) if self._left else self._most
+
+    def take(self, queue: str) -> bool:
+        if self._left.setdefault(queue, self._most) <= 0:
+            self.blocked = True
+            return False
+        self._left[queue] -= 1
+        return True
+
+
+def _choose(
+    tx: Tx,
+    free: Mapping[str, int],
+    heads: AbstractSet[str],
+    places: _Places,
+    limit: int,
+    budget: int,
+    now: int,
+    found: Found,
+) -> dict[str, list[_Waiter]]:
+    """The first in the line of each key, evenly of all, as far as there is room for them.
+
+    What is read follows what may go, not what waits: a share for each key, and more of those that have more while there
+    is room. If nothing has, one key is looked at, as far as its waiters for other queues may be behind.
+    """
+    chosen: dict[str, list[_Waiter]] = {}
+    keys, deeper = list(free), list[str]()
+    if places.none:
+        keys, width, depth = keys[:1], 1, limit
+    else:
+        width = max(min(places.widest, budget), 1)
+        depth = -(-width // max(len(keys), 1))
+    while keys and budget > 0:
+        batch, keys = keys[:width], keys[width:]
+        wanted = [(key, min(free[key], depth)) for key in batch]
+        for (key, n), line in zip(wanted, _lines(tx, wanted, heads, now), strict=True):
+            mine = chosen.setdefault(key, [])
+            known = {(waiter.id, waiter.hop) for waiter in mine}
+            for waiter in line:
+                if budget > 0 and waiter[1:3] not in known and (waiter.hop < 0 or places.take(waiter.queue)):
+                    mine.append(waiter)
+                    budget -= 1
+            found.last = key
+            if len(line) == n < free[key]:
+                deeper.append(key)
+            if budget <= 0:
+                break
+        if places.none:
+            break
+        width *= 4
+        if not keys and depth < limit:
+            depth = min(depth * 4, limit)
+            keys, deeper, width = deeper, [], max(limit // depth, 1)
+    found.more |= bool(keys)
+    # Heads need no place in a queue.
+    wanted = [
+        (key, min(free[key], budget)) for key in free if places.none and budget > 0 and key in heads - set(chosen)
+    ]
+    for (key, _), line in zip(wanted, _of_heads(tx, wanted, now), strict=True):
+        chosen[key] = line[:budget]
+        budget -= len(chosen[key])
+    return chosen
+
+
+def _keys(tx: Tx, after: str | None) -> tuple[list[str], bool]:
+    """The next keys for which something waits, those after `after` first; whether there are more than these."""
+    keys = _following(tx, "")
+    if len(keys) < KEYS:
+        place = bisect_right(keys, after or "")
+        return keys[place:] + keys[:place], False
+    if after is not None:
+        later = _following(tx, after)
+        keys = later + [key for key in keys if key <= after][: KEYS - len(later)]
+    return keys, True
+
+
+def _following(tx: Tx, after: str) -> list[str]:
+    """Keys after this one for which something waits: each found by a step in the index, however many wait for it."""
+    statement = (
         "WITH RECURSIVE following(key) AS ("
-        " SELECT (SELECT min(flow_key) FROM taskq_waiting WHERE flow_key IS NOT NULL AND flow_key > :after)"
+        " SELECT (SELECT min(flow_key) FROM taskq_waiting WHERE flow_key IS NOT NULL AND flow_key > ?)"
         " UNION ALL"
         " SELECT (SELECT min(flow_key) FROM taskq_waiting WHERE flow_key IS NOT NULL AND flow_key > following.key)"
         " FROM following WHERE following.key IS NOT NULL)"
-        " SELECT key FROM following WHERE key IS NOT NULL LIMIT :most"
+        f" SELECT key FROM (SELECT key FROM following WHERE key IS NOT NULL LIMIT {KEYS}) AS waits"
+        " UNION"
+        f" SELECT key FROM taskq_permits WHERE state = 'head' AND key > ?"
     )
-    waiting = tx.connection.execute(statement, {"after": after, "most": KEYS}).scalars()
-    heads = sa.select(P.c.key).distinct().where(P.c.state == "head", P.c.key > after).limit(KEYS)
-    found = {*waiting, *tx.connection.execute(heads.order_by(P.c.key)).scalars()}
-    return sorted(key for key in found if upto is None or key <= upto)[:KEYS]
+    return sorted(execute(tx, statement, after, after).scalars())[:KEYS]
 
 
 def _next_due(tx: Tx, now: int) -> int | None:
-    later = sa.select(sa.func.min(W.c.due_at)).where(W.c.flow_key.is_not(None), W.c.due_at > now)
-    instant: int | None = tx.connection.execute(later).scalar_one()
+    later = "SELECT min(due_at) FROM taskq_waiting WHERE flow_key IS NOT NULL AND due_at > ?"
+    instant: int | None = execute(tx, later, now).scalar_one()
     return instant
 
 
-_Held = Mapping[str, Mapping[str, int]]
+def _flows(tx: Tx, keys: Sequence[str]) -> dict[str, sa.Row[Any]]:
+    """The rows of these keys, locked in the order of the keys."""
+    select = "SELECT key, parallelism, rate_limit, rate_per, paused FROM taskq_flow WHERE key AMONG ? ORDER BY key"
+    return {row.key: row for row in execute(tx, select + for_update(tx), list(keys))}
 
 
-def _held(tx: Tx, keys: Sequence[str], now: int) -> _Held:
-    """How many permits count, by their state, of each key that has any."""
-    select = sa.select(P.c.key, P.c.state, sa.func.count()).where(P.c.key.in_(keys), P.c.until > now)
-    counts: dict[str, dict[str, int]] = {"reserved": {}, "running": {}, "head": {}}
-    for key, state, n in tx.connection.execute(select.group_by(P.c.key, P.c.state)):
-        counts[state][key] = n
-    return counts
+def _held(tx: Tx, keys: Sequence[str], now: int) -> dict[str, _Held]:
+    """What each of the keys holds."""
+    held = {key: _Held() for key in keys}
+    select = "SELECT key, state, count(*), min(until) FROM taskq_permits WHERE key AMONG ? AND until > ?"
+    for key, state, n, lapses in execute(tx, f"{select} GROUP BY key, state", list(keys), now):
+        mine = held[key]
+        setattr(mine, state, n)
+        if state != "head":
+            mine.lapses = lapses if mine.lapses is None else min(mine.lapses, lapses)
+    return held
 
 
 def _reserved(tx: Tx, now: int) -> dict[str, int]:
     """Of each queue how many were let go and have not begun."""
-    select = sa.select(P.c.queue, sa.func.count()).where(P.c.state == "reserved", P.c.until > now, P.c.worker == "")
-    return {queue: n for queue, n in tx.connection.execute(select.group_by(P.c.queue))}
+    select = "SELECT queue, count(*) FROM taskq_permits WHERE state = 'reserved' AND until > ? AND worker = ''"
+    return {queue: n for queue, n in execute(tx, f"{select} GROUP BY queue", now)}
 
 
-def _room(tx: Tx, flow: sa.Row[Any], held: _Held, now: int) -> tuple[int, Callable[[], int | None]]:
-    """How many more the key lets go now, and what tells when that may change by itself."""
-    reserved = held["reserved"].get(flow.key, 0)
-    free, opens = 2**31, _never
-    if flow.parallelism is not None:
-        free = flow.parallelism - reserved - held["running"].get(flow.key, 0)
-        opens = partial(_first_lapse, tx, flow.key, now)
-    rate = _rate(flow)
-    if rate is not None:
-        started, leaves = starts.within(tx, window(flow.key), rate, rate.slack, now)
-        if rate.limit - started - reserved < free:
-            free, opens = rate.limit - started - reserved, lambda: leaves
-    return free, opens
-
-
-def _never() -> int | None:
-    return None
-
-
-def _first_lapse(tx: Tx, key: str, now: int) -> int | None:
-    lapses = sa.select(sa.func.min(P.c.until)).where(P.c.key == key, P.c.until > now, P.c.state != "head")
-    instant: int | None = tx.connection.execute(lapses).scalar_one()
-    return instant
+def _rooms(tx: Tx, flows: Sequence[sa.Row[Any]], held: Mapping[str, _Held], now: int) -> list[tuple[int, int | None]]:
+    """How many more each key lets go now, and when that may change by itself."""
+    rates = {flow.key: rate for flow in flows if (rate := _rate(flow)) is not None}
+    found = starts.within(tx, [(window(key), rate) for key, rate in rates.items()], now)
+    windows = dict(zip(rates, found, strict=True))
+    rooms = []
+    for flow in flows:
+        mine = held[flow.key]
+        free, opens = 2**31, None
+        if flow.parallelism is not None:
+            free, opens = flow.parallelism - mine.reserved - mine.running, mine.lapses
+        if flow.key in windows:
+            started, leaves = windows[flow.key]
+            left = flow.rate_limit - started - mine.reserved
+            if left < free:
+                free, opens = left, leaves
+        rooms.append((free, opens))
+    return rooms
 
 
 def _all_room(tx: Tx, total: int | None, now: int) -> tuple[int, int | None]:
     """How many more may be let go of all keys together, and when that may change by itself."""
     if total is None:
         return 2**31, None
-    held = sa.select(sa.func.count(), sa.func.min(P.c.until)).where(P.c.until > now, P.c.state != "head")
-    count, lapses = tx.connection.execute(held).one()
+    held = "SELECT count(*), min(until) FROM taskq_permits WHERE until > ? AND state <> 'head'"
+    count, lapses = execute(tx, held, now).one()
     return total - count, lapses
 
 
@@ -242,111 +350,163 @@ def _sooner(found: Found, instant: int | None) -> None:
         found.next_at = instant if found.next_at is None else min(found.next_at, instant)
 
 
-_Waiter = tuple[int, str, int, str]  # since, message id, hop (-1: a head), queue
+_WAITERS = (
+    "SELECT due_at, id, hop, queue, body FROM taskq_waiting"
+    " WHERE flow_key = {0} AND flow_key IS NOT NULL AND due_at <= {2} AND claimed_until <= {2}"
+    " ORDER BY due_at, id LIMIT {1}"
+)
+_HEADS = (
+    "SELECT since, message_id, -1, queue, NULL FROM taskq_permits"
+    " WHERE key = {0} AND state = 'head' AND until > {2} ORDER BY since, message_id LIMIT {1}"
+)
 
 
-def _line(tx: Tx, key: str, free: int, now: int, has_heads: bool) -> list[_Waiter]:
-    """The first in line, up to `free` of them."""
-    rows = sa.select(W.c.due_at, W.c.id, W.c.hop, W.c.queue).where(
-        W.c.flow_key == key, W.c.flow_key.is_not(None), W.c.due_at <= now, W.c.claimed_until <= now
-    )
-    line: list[_Waiter] = []
-    line += [tuple(row) for row in tx.connection.execute(rows.order_by(W.c.due_at, W.c.id).limit(free))]
-    if has_heads:
-        heads = sa.select(P.c.since, P.c.message_id, sa.literal(-1), P.c.queue)
-        heads = heads.where(P.c.key == key, P.c.state == "head", P.c.until > now)
-        line += [tuple(row) for row in tx.connection.execute(heads.order_by(P.c.since, P.c.message_id).limit(free))]
-    return sorted(line)[:free]
+_WANTED = ("text", "bigint", "bigint")
 
 
-def _oldest(
-    line: Sequence[_Waiter], room: dict[str, int], ahead: Mapping[str, int], most: int
-) -> tuple[list[_Waiter], bool]:
-    """Those in line that may go, and whether more would if what was let go had begun."""
-    chosen, blocked = [], False
-    for waiter in line:
-        queue = waiter[3]
-        if waiter[2] >= 0 and room.setdefault(queue, ahead.get(queue, most)) <= 0:
-            blocked = True
-            continue
-        if waiter[2] >= 0:
-            room[queue] -= 1
-        chosen.append(waiter)
-    return chosen, blocked
+def _lines(tx: Tx, wanted: Sequence[tuple[str, int]], heads: AbstractSet[str], now: int) -> list[list[_Waiter]]:
+    """The first in line of each key, up to as many of them."""
+    found = of_each(tx, _WANTED, [(key, n, now) for key, n in wanted], _WAITERS)
+    lines = [[_Waiter(*row) for row in rows] for rows in found]
+    with_heads = [index for index, (key, _) in enumerate(wanted) if key in heads]
+    for index, line in zip(with_heads, _of_heads(tx, [wanted[index] for index in with_heads], now), strict=True):
+        lines[index] += line
+    return [sorted(line, key=itemgetter(0, 1, 2))[:n] for line, (_, n) in zip(lines, wanted, strict=True)]
 
 
-def _reserve(tx: Tx, key: str, chosen: Sequence[_Waiter], now: int, lease: float, found: Found) -> None:
-    until = now + round(RESERVED_FOR * 1_000_000)
-    rows = [(message_id, key, queue, "reserved", "", since, until) for since, message_id, hop, queue in chosen]
+def _of_heads(tx: Tx, wanted: Sequence[tuple[str, int]], now: int) -> list[list[_Waiter]]:
+    """The same of those alone that are heads of ordered queues."""
+    found = of_each(tx, _WANTED, [(key, n, now) for key, n in wanted], _HEADS)
+    return [sorted((_Waiter(*row) for row in rows), key=itemgetter(0, 1)) for rows in found]
+
+
+def _reserve(tx: Tx, chosen: Mapping[str, Sequence[_Waiter]], now: int, lease: float, found: Found) -> None:
+    until = now + RESERVED_US
+    # Of two copies of one message the permit is that of the older.
+    rows = {
+        waiter.id: (waiter.id, key, waiter.queue, "reserved", "", waiter.since, until)
+        for key, waiters in chosen.items()
+        for waiter in reversed(waiters)
+    }
     # A run of an older copy that still holds its permit keeps it.
-    free = f"{_PUT} WHERE taskq_permits.state <> 'running' OR taskq_permits.until <= {now}"
-    insert_many(tx, P, _PERMIT, sorted(rows), free)
-    mine = sorted((message_id, hop) for _, message_id, hop, _ in chosen if hop >= 0)
-    for_each(tx, f"SET claimed_until = {now + round(lease * 1_000_000)}", W, ("id", "hop"), mine, "")
-    found.rows += [(message_id, hop) for _, message_id, hop, _ in chosen if hop >= 0]
-    found.heads += [message_id for _, message_id, hop, _ in chosen if hop < 0]
+    free = f"{_PUT} WHERE taskq_permits.state <> 'running' OR taskq_permits.until <= excluded.until - {RESERVED_US}"
+    insert_many(tx, P, _PERMIT, [rows[id] for id in sorted(rows)], free)
+    waiters = [waiter for key in chosen for waiter in chosen[key]]
+    found.rows = [waiter for waiter in waiters if waiter.hop >= 0]
+    found.heads = [waiter.id for waiter in waiters if waiter.hop < 0]
+    mine = sorted((waiter.id, waiter.hop) for waiter in found.rows)
+    for_each(tx, "SET claimed_until = ?", W, ("id", "hop"), mine, value=now + round(lease * 1_000_000))
 
 
 # -- running ---------------------------------------------------------------------------------
 
 
 def take(tx: Tx, asks: Sequence[Ask], lease: float, bounded: bool) -> list[Permit]:
-    found: dict[int, Permit] = {}
-    order = sorted(range(len(asks)), key=lambda index: clean(asks[index].flow.key))
-    meet(tx, [asks[index].message for index in order])
-    keys = sorted({clean(ask.flow.key) for ask in asks})
-    select = locked(tx, sa.select(F).where(F.c.key.in_(keys)).order_by(F.c.key))
-    flows = {row.key: row for row in tx.connection.execute(select)}
-    for index in order:
-        ask = asks[index]
-        found[index] = _take(tx, ask, flows[clean(ask.flow.key)], lease, bounded)
-    return [found[index] for index in range(len(asks))]
-
-
-def _take(tx: Tx, ask: Ask, flow: sa.Row[Any], lease: float, bounded: bool) -> Permit:
+    flows = _asked(tx, asks)
     now = tx.now()
-    message_id = clean(ask.message.id)
-    held = tx.connection.execute(sa.select(P).where(P.c.message_id == message_id)).first()
+    ids = [clean(ask.message.id) for ask in asks]
+    select = "SELECT message_id, state, since, until FROM taskq_permits WHERE message_id AMONG ?"
+    held = {row.message_id: row for row in execute(tx, select, ids)}
+    found: list[Permit | None] = [None] * len(asks)
+    counted: dict[str, list[int]] = {}
+    for index, (ask, message_id) in enumerate(zip(asks, ids, strict=True)):
+        if _counts(held.get(message_id), now):
+            counted.setdefault(clean(ask.flow.key), []).append(index)
+    rows = {}
+    for key in sorted(counted):
+        for index, permit in zip(counted[key], _start(tx, flows[key], len(counted[key])), strict=True):
+            since = held[ids[index]].since
+            found[index] = replace(permit, since=from_us(since))
+            if permit.granted:
+                rows[ids[index]] = _running(asks[index], since, now, lease)
+    insert_many(tx, P, _PERMIT, [rows[id] for id in sorted(rows)], _PUT)
+    for index in sorted(range(len(asks)), key=lambda index: clean(asks[index].flow.key)):
+        ask, told = asks[index], found[index]
+        if told is None:
+            found[index] = _pass(tx, ask, flows[clean(ask.flow.key)], held.get(ids[index]), lease, bounded)
+        elif not told.granted:
+            _stand(tx, ask, held[ids[index]].since, now)
+    return [permit for permit in found if permit is not None]
+
+
+def _asked(tx: Tx, asks: Sequence[Ask]) -> dict[str, sa.Row[Any]]:
+    """The keys that are asked, locked; made if there are none."""
+    keys = sorted({clean(ask.flow.key) for ask in asks})
+    news = any(ask.flow.limited and ask.message.hop == 0 for ask in asks)
+    flows = {} if news else _flows(tx, keys)
+    if len(flows) < len(keys):
+        meet(tx, [ask.message for ask in sorted(asks, key=lambda ask: clean(ask.flow.key))])
+        flows = _flows(tx, keys)
+    return flows
+
+
+def _counts(held: sa.Row[Any] | None, now: int) -> bool:
+    """It was let go, or runs."""
+    return held is not None and held.until > now and held.state != "head"
+
+
+def _start(tx: Tx, flow: sa.Row[Any], wanted: int) -> list[Permit]:
+    """Of so many that may start as far as the key's room goes: which do as far as its window goes."""
+    nobody = from_us(0)
+    if flow.paused:
+        return [Permit(False, nobody, retry_in=1.0)] * wanted
+    rate = _rate(flow)
+    if rate is None:
+        return [Permit(True, nobody)] * wanted
+    starting = starts.take_starts(tx, window(flow.key), wanted, rate, rate.slack)
+    first = starting.reached - starting.granted
+    started = [Permit(True, nobody, rate=rate, before=first + number) for number in range(starting.granted)]
+    return started + [Permit(False, nobody, retry_in=starting.retry_in)] * (wanted - starting.granted)
+
+
+def _pass(tx: Tx, ask: Ask, flow: sa.Row[Any], held: sa.Row[Any] | None, lease: float, bounded: bool) -> Permit:
+    """One that was not let go runs all the same if it is the next in line and there is room."""
+    now = tx.now()
     since = now if held is None else held.since
-    counts = held is not None and held.until > now and held.state != "head"
-    retry_in: float | None = None
-    if flow.paused or not (counts or (not bounded and _next_in_line(tx, flow, since, message_id, now))):
-        retry_in = 1.0
-    rate, before = _rate(flow), 0
-    if retry_in is None and rate is not None:
-        starting = starts.take_starts(tx, window(flow.key), 1, rate, rate.slack)
-        before = starting.reached - 1
-        if not starting.granted:
-            retry_in = starting.retry_in
-    if retry_in is None:
-        row = (message_id, flow.key, clean(ask.message.queue), "running", clean(ask.worker), since)
-        insert_many(tx, P, _PERMIT, [(*row, now + round(lease * 1_000_000))], _PUT)
-        return Permit(True, from_us(since), rate=rate, before=before)
+    permit = Permit(False, from_us(since), retry_in=1.0)
+    if not flow.paused and not bounded and _next_in_line(tx, flow, since, clean(ask.message.id), now):
+        permit = replace(_start(tx, flow, 1)[0], since=permit.since)
+    if permit.granted:
+        insert_many(tx, P, _PERMIT, [_running(ask, since, now, lease)], _PUT)
+    else:
+        _stand(tx, ask, since, now)
+    return permit
+
+
+def _running(ask: Ask, since: int, now: int, lease: float) -> tuple[Any, ...]:
+    """The permit of a run."""
+    until = now + round(lease * 1_000_000)
+    message = ask.message
+    return (clean(message.id), clean(ask.flow.key), clean(message.queue), "running", clean(ask.worker), since, until)
+
+
+def _stand(tx: Tx, ask: Ask, since: int, now: int) -> None:
+    """It may not start: a head stands in line where it is; others go back to the waiting room, and have no permit."""
+    message_id = clean(ask.message.id)
     if ask.in_place:
-        row = (message_id, flow.key, clean(ask.message.queue), "head", clean(ask.worker), since)
+        row = (message_id, clean(ask.flow.key), clean(ask.message.queue), "head", clean(ask.worker), since)
         insert_many(tx, P, _PERMIT, [(*row, now + round(HEAD_FOR * 1_000_000))], _PUT)
     else:
-        tx.connection.execute(sa.delete(P).where(P.c.message_id == message_id))
-    return Permit(False, from_us(since), retry_in=retry_in)
+        execute(tx, "DELETE FROM taskq_permits WHERE message_id = ?", message_id)
 
 
 def _next_in_line(tx: Tx, flow: sa.Row[Any], since: int, message_id: str, now: int) -> bool:
-    """Whether one that was not let go may run all the same: there is room, and nobody has waited for longer."""
-    me = sa.tuple_(sa.literal(since), sa.literal(message_id))
-    waits = sa.select(W.c.id).where(
-        W.c.flow_key == flow.key,
-        W.c.flow_key.is_not(None),
-        W.c.due_at <= now,
-        W.c.claimed_until <= now,
-        sa.tuple_(W.c.due_at, W.c.id) < me,
+    """Whether there is room for one that was not let go, and nobody has waited for longer."""
+    waits = (
+        "SELECT id FROM taskq_waiting WHERE flow_key = ? AND flow_key IS NOT NULL AND due_at <= ?"
+        " AND claimed_until <= ? AND (due_at < ? OR (due_at = ? AND id < ?)) LIMIT 1"
     )
-    heads = sa.select(P.c.message_id).where(
-        P.c.key == flow.key, P.c.state == "head", P.c.until > now, sa.tuple_(P.c.since, P.c.message_id) < me
+    heads = (
+        "SELECT message_id FROM taskq_permits WHERE key = ? AND state = 'head' AND until > ?"
+        " AND (since < ? OR (since = ? AND message_id < ?)) LIMIT 1"
     )
-    for older in (waits, heads):
-        if tx.connection.execute(older.limit(1)).first() is not None:
-            return False
-    return _room(tx, flow, _held(tx, [flow.key], now), now)[0] > 0
+    me = (since, since, message_id)
+    if execute(tx, waits, flow.key, min(now, since), now, *me).first() is not None:
+        return False
+    if execute(tx, heads, flow.key, now, *me).first() is not None:
+        return False
+    [(free, _)] = _rooms(tx, [flow], _held(tx, [flow.key], now), now)
+    return free > 0
 
 
 def renew(tx: Tx, worker: str, lease: float) -> list[str]:
@@ -368,7 +528,7 @@ def give_back(tx: Tx, worker: str, message_ids: Sequence[str]) -> None:
 def free(tx: Tx, runs: Sequence[tuple[str, str]]) -> None:
     """(message id, worker): these runs have ended."""
     keys = sorted({(clean(message_id), clean(worker)) for message_id, worker in runs})
-    for_each(tx, "DELETE", P, ("message_id", "worker"), keys, "")
+    for_each(tx, "DELETE", P, ("message_id", "worker"), keys)
 
 
 # -- what people ask and set -------------------------------------------------------------------
@@ -395,10 +555,10 @@ def _record(tx: Tx, row: sa.Row[Any]) -> FlowRecord:
     waits = sa.select(sa.func.count()).where(
         W.c.flow_key == row.key, W.c.flow_key.is_not(None), W.c.due_at <= now, W.c.claimed_until <= now
     )
-    held = _held(tx, [row.key], now)
+    held = _held(tx, [row.key], now)[row.key]
     rate, started, window_at = _rate(row), 0, None
     if rate is not None:
-        started, leaves = starts.within(tx, window(row.key), rate, rate.slack, now)
+        [(started, leaves)] = starts.within(tx, [(window(row.key), rate)], now)
         window_at = None if leaves is None else leaves - round((rate.per + rate.slack) * 1_000_000)
     return FlowRecord(
         key=row.key,
@@ -407,8 +567,8 @@ def _record(tx: Tx, row: sa.Row[Any]) -> FlowRecord:
         paused=row.paused,
         pinned_parallelism=row.pinned_parallelism,
         pinned_rate=row.pinned_rate,
-        waiting=tx.connection.execute(waits).scalar_one() + held["head"].get(row.key, 0),
-        running=held["reserved"].get(row.key, 0) + held["running"].get(row.key, 0),
+        waiting=tx.connection.execute(waits).scalar_one() + held.head,
+        running=held.reserved + held.running,
         started=started,
         window_at=maybe_from_us(window_at),
         updated_at=from_us(row.updated_at),

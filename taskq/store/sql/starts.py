@@ -8,6 +8,8 @@ is read: stamps never run backwards.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 from taskq.queue import RateLimit
@@ -15,10 +17,16 @@ from taskq.store import tables
 from taskq.store.base import Permits
 from taskq.store.lines import Tx
 from taskq.store.rows import clean
-from taskq.store.sql.bulk import IGNORE, insert_many
+from taskq.store.sql.bulk import IGNORE, insert_many, of_each
 
 W = tables.windows
 S = tables.starts
+_WITHIN = (
+    "SELECT total, past,"
+    " (SELECT max(upto) FROM taskq_starts WHERE queue = {0} AND at <= {1}),"
+    " (SELECT min(at) FROM taskq_starts WHERE queue = {0} AND at > {1})"
+    " FROM taskq_windows WHERE queue = {0}"
+)
 
 
 def take_starts(tx: Tx, queue: str, wanted: int, rate: RateLimit, slack: float) -> Permits:
@@ -41,17 +49,15 @@ def take_starts(tx: Tx, queue: str, wanted: int, rate: RateLimit, slack: float) 
     return Permits(granted, (at + span - now) / 1_000_000, total)
 
 
-def within(tx: Tx, queue: str, rate: RateLimit, slack: float, now: int) -> tuple[int, int | None]:
-    """The starts that the window holds, and when the next leaves it."""
-    queue, edge = clean(queue), now - round((rate.per + slack) * 1_000_000)
-    window = tx.connection.execute(sa.select(W.c.total, W.c.past).where(W.c.queue == queue)).first()
-    if window is None:
-        return 0, None
-    left = tx.connection.execute(
-        sa.select(sa.func.max(S.c.upto)).where(S.c.queue == queue, S.c.at <= edge)
-    ).scalar_one()
-    first = tx.connection.execute(sa.select(sa.func.min(S.c.at)).where(S.c.queue == queue, S.c.at > edge)).scalar_one()
-    return window.total - max(window.past, left or 0), None if first is None else first + now - edge
+def within(tx: Tx, rates: Sequence[tuple[str, RateLimit]], now: int) -> list[tuple[int, int | None]]:
+    """Of each window, named with its rate: the starts that it holds, and when the next leaves it."""
+    spans = [round((rate.per + rate.slack) * 1_000_000) for _, rate in rates]
+    edges = [(clean(queue), now - span) for (queue, _), span in zip(rates, spans, strict=True)]
+    found: list[tuple[int, int | None]] = []
+    for span, rows in zip(spans, of_each(tx, ("text", "bigint"), edges, _WITHIN), strict=True):
+        total, past, left, first = rows[0] if rows else (0, 0, None, None)
+        found.append((total - max(past, left or 0), None if first is None else first + span))
+    return found
 
 
 def restamp(tx: Tx, queue: str, after: int, ahead: float) -> bool:

@@ -6,9 +6,10 @@ of due rows locks waiting rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from taskq.store.base import LetGo, Page, WaitingRow
 from taskq.store.lines import Contended, Tx
 from taskq.store.rows import FINAL, clean, from_cursor, from_us, maybe_from_us, to_cursor, to_us
 from taskq.store.sql import cancels, flow
-from taskq.store.sql.bulk import IGNORE, for_each, insert_many, locked, once
+from taskq.store.sql.bulk import IGNORE, execute, for_each, for_update, insert_many, locked, once
 from taskq.store.sql.messages import cancelled, wait
 
 T = tables.waiting
@@ -47,9 +48,9 @@ def add(tx: Tx, rows: Sequence[tuple[Message, int]]) -> None:
 
 def book(tx: Tx, rows: Sequence[WaitingRow]) -> list[bool]:
     ids = [clean(row.message.id) for row in rows]
-    select = sa.select(M.c.id, M.c.status, M.c.hop).where(M.c.id.in_(ids)).order_by(M.c.id)
-    highest = {}
-    for known in tx.connection.execute(locked(tx, select)):
+    select = "SELECT id, status, hop FROM taskq_messages WHERE id AMONG ? ORDER BY id"
+    highest: dict[str, int] = {}
+    for known in execute(tx, select + for_update(tx), ids):
         highest[known.id] = 2**31 if known.status in FINAL else known.hop
     booked = []
     latest: dict[str, WaitingRow] = {}
@@ -95,50 +96,43 @@ def let_go(
 ) -> tuple[LetGo, list[str], list[tuple[str, int]]]:
     """`claim_due` for those that wait for a key."""
     found = flow.let_go(tx, after, limit, lease, ahead, most, total)
-    mine = set(found.rows)
-    select = sa.select(T.c.id, T.c.hop, T.c.due_at, T.c.body).where(T.c.id.in_([message_id for message_id, _ in mine]))
-    rows = tx.connection.execute(select).all() if mine else []
-    good, asked, unreadable = _sorted_out(tx, [row for row in rows if (row.id, row.hop) in mine])
-    return LetGo(good, found.heads, maybe_from_us(found.next_at), found.last, found.more), asked, unreadable
+    good, asked, unreadable = _sorted_out(tx, [(row.id, row.hop, row.since, row.body) for row in found.rows])
+    let = LetGo(good, found.heads, maybe_from_us(found.next_at), found.last, found.more, found.full)
+    return let, asked, unreadable
 
 
-def _sorted_out(tx: Tx, rows: Sequence[Any]) -> tuple[list[WaitingRow], list[str], list[tuple[str, int]]]:
-    rows = sorted(rows, key=lambda row: (row.due_at, row.id, row.hop))
-    asked = cancelled(tx, [row.id for row in rows]) if rows else set()
+def _sorted_out(tx: Tx, rows: Iterable[Sequence[Any]]) -> tuple[list[WaitingRow], list[str], list[tuple[str, int]]]:
+    """Claimed rows: id, hop, due, body."""
+    rows = sorted(rows, key=itemgetter(2, 0, 1))
+    asked = cancelled(tx, [row[0] for row in rows])
     good, unreadable = [], []
-    for row in rows:
-        if row.id in asked:
+    for message_id, hop, due_at, body in rows:
+        if message_id in asked:
             continue
         try:
-            good.append(_waiting_row(row))
+            good.append(WaitingRow(decode(body, CONTENT_TYPE), from_us(due_at)))
         except InvalidMessage:
-            unreadable.append((row.id, row.hop))
+            unreadable.append((message_id, hop))
     return good, sorted(asked), unreadable
-
-
-def _waiting_row(row: sa.Row[Any]) -> WaitingRow:
-    return WaitingRow(decode(row.body, CONTENT_TYPE), from_us(row.due_at))
 
 
 def released(tx: Tx, keys: Sequence[tuple[str, int]]) -> None:
     keys = sorted((clean(message_id), hop) for message_id, hop in keys)
     onward = "SET status = 'QUEUED', not_before = NULL"
     for_each(tx, onward, M, ("id", "hop"), keys, "AND status = 'WAITING'")
-    for_each(tx, "DELETE", T, ("id", "hop"), keys, "")
+    for_each(tx, "DELETE", T, ("id", "hop"), keys)
+
+
+_NEXT_DUE = (
+    "SELECT min(at) FROM (SELECT min(due_at) AS at FROM taskq_waiting WHERE flow_key IS NULL AND claimed_until = 0"
+    " UNION ALL SELECT min(claimed_until) FROM taskq_waiting WHERE claimed_until > 0"
+    " UNION ALL SELECT min(due_at) FROM taskq_outbox WHERE claimed_until = 0"
+    " UNION ALL SELECT min(claimed_until) FROM taskq_outbox WHERE claimed_until > 0) AS instants"
+)
 
 
 def next_due(tx: Tx) -> datetime | None:
-    instants: list[int] = []
-    for table in (tables.waiting, tables.outbox):
-        free = sa.select(sa.func.min(table.c.due_at)).where(table.c.claimed_until == 0)
-        if table is T:
-            free = free.where(T.c.flow_key.is_(None))
-        lapsing = sa.select(sa.func.min(table.c.claimed_until)).where(sa.text("claimed_until > 0"))
-        for select in (free, lapsing):
-            instant = tx.connection.execute(select).scalar_one()
-            if instant is not None:
-                instants.append(instant)
-    return maybe_from_us(min(instants, default=None))
+    return maybe_from_us(execute(tx, _NEXT_DUE).scalar_one())
 
 
 def reschedule(tx: Tx, message_id: str, due_at: datetime) -> bool:
@@ -170,4 +164,4 @@ def list_waiting(tx: Tx, queue: str | None, cursor: str | None, limit: int) -> P
     rows.sort(key=lambda row: (row.due_at, row.id, row.hop))
     more, rows = len(rows) > limit, rows[:limit]
     end = to_cursor(rows[-1].due_at, rows[-1].id, rows[-1].hop) if more else None
-    return Page([_waiting_row(row) for row in rows], end)
+    return Page([WaitingRow(decode(row.body, CONTENT_TYPE), from_us(row.due_at)) for row in rows], end)
