@@ -11,10 +11,9 @@ from taskq.store.gateway import Accepted, Parcel
 from taskq.store.lines import Contended, Tx
 from taskq.store.rows import clean
 from taskq.store.sql import flow, messages, outbox
-from taskq.store.sql.bulk import IGNORE, for_each, insert_many
+from taskq.store.sql.bulk import IGNORE, execute, for_each, insert_many
 
 T = tables.dedup
-M = tables.messages
 _COLUMNS = ("queue", "dedup_id", "message_id", "expires_at")
 
 
@@ -31,7 +30,8 @@ def accept(tx: Tx, parcels: Sequence[Parcel]) -> list[Accepted]:
             found.append(Accepted(holder, duplicate=True))
     # What an earlier try committed is there, and may be on the broker by now.
     ids = [clean(parcel.message.id) for parcel in kept]
-    known = set(tx.connection.execute(sa.select(M.c.id).where(M.c.id.in_(ids))).scalars()) if ids else set()
+    select = "SELECT id FROM taskq_messages WHERE id AMONG ?"
+    known = set(execute(tx, select, ids).scalars()) if ids else set()
     new = [parcel for parcel, message_id in zip(kept, ids, strict=True) if message_id not in known]
     messages.record(tx, [parcel.message for parcel in new])
     flow.meet(tx, [parcel.message for parcel in new])

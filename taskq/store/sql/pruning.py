@@ -9,7 +9,7 @@ from taskq.store.base import Retention
 from taskq.store.lines import Tx
 from taskq.store.rows import FINAL
 from taskq.store.sql import requests
-from taskq.store.sql.bulk import once
+from taskq.store.sql.bulk import delete_many, once
 
 BATCH = 250
 CANCEL_SECONDS = 30 * 86400.0  # a cancel of an id that never shows up
@@ -47,11 +47,11 @@ def prune_batch(tx: Tx, kind: str, keep: Retention, limit: int) -> int:
         ended = list(tx.connection.execute(statement.returning(owner)).scalars())
         requests.forget(tx, ended)
         return len(ended)
-    deleted = tx.connection.execute(statement).rowcount
-    if kind == "windows" and deleted:
-        orphans = tables.starts.c.queue.not_in(sa.select(tables.windows.c.queue))
-        tx.connection.execute(sa.delete(tables.starts).where(orphans))
-    return deleted
+    if kind == "windows":
+        gone = list(tx.connection.execute(statement.returning(tables.windows.c.queue)).scalars())
+        delete_many(tx, tables.starts.c.queue, gone)
+        return len(gone)
+    return tx.connection.execute(statement).rowcount
 
 
 def _old(kind: str, keep: Retention, now: int) -> tuple[sa.Table, sa.ColumnElement[bool]]:
