@@ -77,6 +77,11 @@ class Pace:
         self._average += (0.05 if self._measured > 1 else 1.0) * (seconds - self._average)
 
     @property
+    def decided(self) -> bool:
+        """The last one made the average count."""
+        return self._measured == MEASURED
+
+    @property
     def fast(self) -> bool:
         """A few milliseconds on average, of enough attempts."""
         return self._average < FAST and self._measured >= MEASURED
@@ -168,6 +173,8 @@ class Unit:
     def executed(self, seconds: float) -> None:
         """An attempt has taken so long."""
         self.pace.add(seconds)
+        if self.pace.decided:
+            self.changed.set()  # else the next tick would be the first to see it
 
     def finished(self, run: Run) -> None:
         """Acknowledged or let go: nothing of it is left here."""

@@ -197,7 +197,6 @@ async def test_how_far_a_slot_fetches_ahead(record: dict[str, Any], seconds: flo
     async with serving(lambda host: slot(host, **record)) as (host, unit):
         await eventually(lambda: unit.prefetch == 1)
         measured(unit, seconds)
-        unit.tick(host.clock.time)
         await eventually(lambda: not unit.changed.is_set())
         await eventually(lambda: unit.prefetch == prefetch)
 
@@ -207,7 +206,6 @@ async def test_a_slot_whose_task_takes_long_gives_back_what_waits() -> None:
     async with serving(slot) as (host, unit):
         await eventually(lambda: unit.prefetch == 1)
         measured(unit)
-        unit.tick(host.clock.time)
         await eventually(lambda: unit.prefetch > 1)
         for body in "abc":
             await host.broker.publish(Outgoing(POOL, body.encode(), body, "text/plain"))
