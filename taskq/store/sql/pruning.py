@@ -31,6 +31,14 @@ def kinds(keep: Retention) -> list[str]:
 
 # Where to find the id of a message of whose request nothing else may be left.
 _OWNERS = {"results": tables.messages.c.id, "dead_letters": tables.dead_letters.c.message_id}
+# By which the oldest come first, where there is an index of it.
+_AGES = {
+    "results": tables.messages.c.ended_at,
+    "dead_letters": tables.dead_letters.c.died_at,
+    "log": tables.log.c.at,
+    "firings": tables.firings.c.fired_at,
+    "dedup": tables.dedup.c.expires_at,
+}
 
 
 def prune_batch(tx: Tx, kind: str, keep: Retention, limit: int) -> int:
@@ -39,6 +47,9 @@ def prune_batch(tx: Tx, kind: str, keep: Retention, limit: int) -> int:
     table, condition = _old(kind, keep, now)
     key = list(table.primary_key.columns)
     chosen = sa.select(*key).where(condition).limit(limit)
+    if kind in _AGES:
+        # Else PostgreSQL may walk through the table, for it expects to find enough of them soon.
+        chosen = chosen.order_by(_AGES[kind])
     # Rows that somebody is writing are left for another time.
     chosen = once(tx, chosen, of=table)
     statement = sa.delete(table).where(sa.tuple_(*key).in_(chosen))
