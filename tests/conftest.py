@@ -7,6 +7,7 @@ stores without anything in them. `--without-services` runs what needs no server.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_configure(config: pytest.Config) -> None:
     """Tests that run side by side (`-n`) share the servers: the process that deals them out starts them."""
     pulse.start()
+    if not hasattr(config, "workerinput"):  # else each of hundreds of processes compiles, where none may write
+        compileall.compile_dir(Path(__file__).parents[1] / "taskq", quiet=2)
     side_by_side = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if side_by_side and not config.getoption("--without-services"):
         found = contextlib.ExitStack()
