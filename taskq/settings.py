@@ -8,12 +8,10 @@ imported, only by `load_settings`.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import logging
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -237,7 +235,10 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     named = environ.get(CONFIG_VARIABLE)
     for path in [Path(named)] if named else [Path("taskq.toml"), Path("pyproject.toml")]:
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            import tomllib  # here, and difflib below: few processes have a file, fewer a wrong name
+
+            content = tomllib.loads(text)
         except FileNotFoundError:
             if named:
                 raise InvalidSetting(f"{CONFIG_VARIABLE} names {named!r}, and there is no such file") from None
@@ -264,6 +265,8 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _nearest(name: str, prefix: str = "") -> str:
+    import difflib
+
     close = difflib.get_close_matches(name.lower(), _FIELDS, n=1, cutoff=0.5)
     if not close:
         return "; `taskq config --explain` lists them all"
