@@ -80,14 +80,14 @@ def upgrade(tx: Tx) -> None:
 
 
 def _version(tx: Tx) -> str | None:
-    if tx.postgres:
-        there = sa.select(sa.func.to_regclass(VERSION_TABLE))
-    else:
-        there = (
-            sa.select(sa.literal_column("1"))
-            .select_from(sa.text("sqlite_master"))
-            .where(sa.literal_column("name") == VERSION_TABLE)
-        )
+    # By a query, not by to_regclass: that answers from the session's own cache, so that who waited for the lock while
+    # another process made the tables was told that there are none.
+    catalog = (
+        "pg_catalog.pg_class WHERE pg_catalog.pg_table_is_visible(oid) AND relname"
+        if tx.postgres
+        else "sqlite_master WHERE name"
+    )
+    there = sa.text(f"SELECT 1 FROM {catalog} = '{VERSION_TABLE}'")
     if tx.connection.execute(there).scalar() is None:
         return None
     version = tx.connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()

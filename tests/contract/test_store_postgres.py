@@ -13,13 +13,14 @@ import sqlalchemy as sa
 
 from taskq.errors import StoreUnavailable
 from taskq.outcome import Status
-from taskq.store import adapter, lines, open_store
+from taskq.store import adapter, lines, open_store, schema
 from taskq.store.base import Settled, Store
 from taskq.store.lines import Line, Tx, make_engine
 from taskq.store.url import parse
 from tests.contract.store_contract import StoreContract
 from tests.contract.store_support import claim, differences, end, make, settle, status
 from tests.proxy import Proxy
+from tests.support import eventually
 
 
 @pytest.fixture
@@ -65,6 +66,21 @@ class TestPostgreSQL(StoreContract):
         return lambda: differences(
             sa.create_engine("postgresql+psycopg" + url[url.index(":") :], poolclass=sa.NullPool)
         )
+
+    async def test_first_start_of_two_at_once(self, url: str) -> None:
+        """Two processes find an empty database; who waits for the other then takes the tables that it made."""
+        stores = [open_store(url), open_store(url)]
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("SELECT pg_advisory_lock(%s)", (schema._LOCK,))
+            opening = [asyncio.create_task(store.open()) for store in stores]
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s"
+            try:
+                await eventually(lambda: connection.execute(waiting, (schema._LOCK & 0xFFFFFFFF,)).fetchone() == (2,))
+            finally:
+                connection.execute("SELECT pg_advisory_unlock(%s)", (schema._LOCK,))
+        await asyncio.gather(*opening)
+        assert len({store.id for store in stores}) == 1
+        await asyncio.gather(*(store.close() for store in stores))
 
     async def test_lost_connections(self, proxied: tuple[Proxy, Store]) -> None:
         """Connections that are cut are made anew, and no verb fails for it."""
