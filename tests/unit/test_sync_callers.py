@@ -7,6 +7,7 @@ import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from taskq.dispatch import task_queue
 from tests.support import eventually
 
 
-def make_app(folder: Path, **settings: str) -> TaskQ:
+def make_app(folder: Path, **settings: Any) -> TaskQ:
     return TaskQ(broker=f"memory://{uuid.uuid4().hex}", store=f"sqlite:///{folder}/taskq.db", **settings)
 
 
