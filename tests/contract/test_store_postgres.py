@@ -82,6 +82,18 @@ class TestPostgreSQL(StoreContract):
         assert len({store.id for store in stores}) == 1
         await asyncio.gather(*(store.close() for store in stores))
 
+    def test_tables_that_another_process_made_are_seen_in_a_transaction(self, url: str) -> None:
+        """Who looked, began a transaction and waited for the lock sees what was made meanwhile."""
+        engine = make_engine(parse(url))
+        with engine.connect() as waiting, engine.connect() as other:
+            with waiting.begin():
+                assert schema._version(Tx(waiting, True, None)) is None
+            with waiting.begin():
+                waiting.execute(sa.text("SELECT 1"))
+                with other.begin():
+                    other.execute(sa.text("CREATE TABLE taskq_version AS SELECT '0001' AS version_num"))
+                assert schema._version(Tx(waiting, True, None)) == "0001"
+
     async def test_lost_connections(self, proxied: tuple[Proxy, Store]) -> None:
         """Connections that are cut are made anew, and no verb fails for it."""
         proxy, store = proxied
