@@ -47,7 +47,7 @@ async def test_due_order_holds_whatever_the_sending_order(room: Room) -> None:
         order.append(number)
 
     await room.worker()
-    first = datetime.now(UTC) + timedelta(seconds=2)
+    first = datetime.now(UTC) + timedelta(seconds=6)
     handles = [
         await note.options(not_before=first + timedelta(seconds=0.03 * number)).enqueue_async(number)
         for number in reversed(range(20))
