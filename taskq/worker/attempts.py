@@ -518,6 +518,7 @@ class Attempts:
 
     def _let_go(self, run: Run) -> None:
         self.forget(run)
+        run.context = run.job = None  # they know the run: without this the garbage collector had to find each of them
         run.unit.finished(run)
 
     def _progress(self, run: Run, done: int, total: int) -> None:

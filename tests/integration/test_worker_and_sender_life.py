@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import textwrap
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from taskq import Queue, TaskFailed, TaskQ
+from taskq.worker.run import Run
 from tests.integration.room import Room
-from tests.support import pulse
+from tests.support import eventually, pulse
 
 ROOT = Path(__file__).parents[2]
 
@@ -198,3 +200,40 @@ async def test_one_app_on_many_loops(rabbitmq_url: str, prefix: str, sqlite_stor
     store = await app.client().store()
     assert [record.name for record in await store.list_queues()] == ["default"]
     await app.close()
+
+
+async def test_what_has_run_leaves_nothing_for_the_garbage_collector(room: Room) -> None:
+    """A run is freed when its last reference goes, on the loop and on a thread, recorded or not: no cycle holds it."""
+
+    @room.app.task(name="loop")
+    async def loop(number: int) -> int:
+        return number
+
+    @room.app.task(name="unrecorded", result=False)
+    async def unrecorded(number: int) -> None: ...
+
+    @room.app.task(name="thread")
+    def thread(number: int) -> int:
+        return number
+
+    worker = await room.worker()
+
+    async def run(number: int) -> None:
+        before = worker.attempts.done
+        messages = [task.message(n) for task in (loop, unrecorded, thread) for n in range(number)]
+        await room.app.enqueue_many_async(messages)
+        await eventually(lambda: worker.attempts.done == before + 3 * number and not worker.attempts.runs)
+
+    await run(3)  # what is made once has been made
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await run(20)
+        gc.collect()
+        found = [one.message.task for one in gc.garbage if isinstance(one, Run)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert found == []
