@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+PRECISE = 0.02  # seconds that a look at another clock may take to be taken at its word
+
 
 class Clock(Protocol):
     """Where time comes from."""
@@ -58,9 +60,12 @@ class FollowingClock:
         """Ask it now; raises what `read` does, and goes on as before then."""
         if self._read is None:
             return
-        before = self._clock.monotonic()
+        before, expected = self._clock.monotonic(), self.now()
         seen = await self._read()
-        self._seen, self._at = seen, (before + self._clock.monotonic()) / 2
+        after = self._clock.monotonic()
+        # An answer that took long says little of when it was read: it only corrects a time that it rules out.
+        if after - before <= PRECISE or not timedelta() <= seen - expected <= timedelta(seconds=after - before):
+            self._seen, self._at = seen, (before + after) / 2
 
     def now(self) -> datetime:
         if self._read is None:

@@ -35,14 +35,15 @@ async def drain(
     """Hand all that lies in the queue, and what comes meanwhile, to `take`, which acknowledges what it is done with.
 
     Args:
-        patience: seconds to wait for messages that are there and do not come, because the single active
-            consumer is a worker that still runs one.
+        patience: seconds to wait for messages that do not come, because the single active consumer is a worker
+            that still runs one.
 
     Raises:
-        StillHeld: they did not come.
+        StillHeld: it did not let go.
     """
     if await broker.depth(queue) is None:
         return
+    await _let_go(broker, queue, patience)
     hands: deque[Delivery] = deque()
     came = asyncio.Event()
 
@@ -67,13 +68,26 @@ async def drain(
             depth = await broker.depth(queue)
             quiet = quiet + 1 if depth is None or depth.ready == 0 else 0
             if loop.time() - last > patience:
-                raise StillHeld(
-                    f"queue {queue.name!r}: a worker has not let go of it for {patience:g} s, for a message still runs "
-                    "there; try again later, or with a longer --timeout"
-                )
+                raise _still_held(queue, patience)
             await _either(came, LOOK_EVERY)
     finally:
         await subscription.close()
+
+
+async def _let_go(broker: Broker, queue: BrokerQueue, patience: float) -> None:
+    """Wait until no worker consumes an ordered queue: the one that does has the next message in hand already."""
+    until = asyncio.get_running_loop().time() + patience
+    while queue.ordered and (depth := await broker.depth(queue)) is not None and depth.consumers:
+        if asyncio.get_running_loop().time() > until:
+            raise _still_held(queue, patience)
+        await asyncio.sleep(LOOK_EVERY)
+
+
+def _still_held(queue: BrokerQueue, patience: float) -> StillHeld:
+    return StillHeld(
+        f"queue {queue.name!r}: a worker has not let go of it for {patience:g} s, for a message still runs "
+        "there; try again later, or with a longer --timeout"
+    )
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:

@@ -133,7 +133,7 @@ async def test_purge_gives_up_on_a_line_that_is_held(cli: CommandLine) -> None:
             await app.get_task("note").enqueue_async("behind")
         said = cli.run("queues", "purge", "line", "--yes", "--timeout", "0.5", code=1)
         assert "a message still runs there" in said.err
-        assert cli.queue("line") | {"paused": False, "ready": 1} == cli.queue("line")
+        assert cli.queue("line")["paused"] is False
         (cli.folder / "go").touch()
         await cli.noted("behind")
 

@@ -16,7 +16,7 @@ from tests.endpoint import Answer, Endpoint, Seen
 from tests.integration.api.served import calling
 from tests.integration.front import LOOPBACK
 from tests.integration.harness import Station
-from tests.support import eventually
+from tests.support import eventually, pulse
 
 CLOCKS = 0.05  # seconds by which a worker's view of the store's clock may differ from this machine's
 QUICK = {"heartbeat": 4} | LOOPBACK
@@ -107,7 +107,8 @@ async def test_a_rate_of_requests_holds_over_workers(
     assert min(received[id] - began[id] for id in ids) >= -CLOCKS
     starts = sorted(began.values())
     gaps = [later - earlier for earlier, later in zip(starts, starts[5:], strict=False)]
-    assert min(gaps) >= 1.0 - CLOCKS
+    # A process that is stopped between its permit and its first line begins late, and nobody can know (guarantees.md).
+    assert min(gaps) >= 1.0 - CLOCKS - pulse.lost()
     workers = {row.worker for row in rows.values()}
     assert len(workers) > 1, workers
 

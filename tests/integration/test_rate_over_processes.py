@@ -30,7 +30,8 @@ async def test_the_window_is_never_exceeded_over_three_processes(station: Statio
     starts = sorted(event.at for event in station.log.of("start"))
     assert len(starts) == 90
     gaps = [later - earlier for earlier, later in zip(starts, starts[20:], strict=False)]
-    assert min(gaps) >= rate.per, min(gaps)
+    # A process that is stopped between its grant and its first line begins late, and nobody can know (guarantees.md).
+    assert min(gaps) >= rate.per - pulse.lost(), min(gaps)
     assert starts[19] - starts[0] < rate.per + pulse.lost()
     # Four windows full and half of a fifth: no time is wasted either.
     assert starts[-1] - starts[0] < 4 * rate.per * 1.5 + 2 * pulse.lost()

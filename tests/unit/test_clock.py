@@ -97,6 +97,25 @@ async def test_half_of_the_time_that_a_look_takes_has_passed_since_it_was_read(m
     assert clock.now() == other.true() == ELSEWHERE + timedelta(seconds=3)
 
 
+async def test_a_look_that_took_long_only_corrects_what_it_rules_out(machine: Machine) -> None:
+    """A machine that stood still after the answer was read would else set its clock back by half of that time."""
+    other = Other(machine)
+    clock = FollowingClock(machine, other.read)
+    await clock.look()
+
+    async def late(stood: float, step: timedelta) -> datetime:
+        other.offset += step
+        seen = await other.read()
+        machine.go_on(stood)
+        return seen
+
+    for stood, step, told in ((4.0, timedelta(), timedelta()), (4.0, HOUR, HOUR - timedelta(seconds=2))):
+        clock._read = lambda stood=stood, step=step: late(stood, step)
+        before = clock.now()
+        await clock.look()
+        assert clock.now() == before + timedelta(seconds=4) + told
+
+
 async def test_a_look_that_fails_changes_nothing(machine: Machine) -> None:
     """It raises, and the time goes on from the look before."""
     other = Other(machine, takes=2.0)
