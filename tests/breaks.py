@@ -203,7 +203,8 @@ def run_tests(tree: Path, tests: Sequence[str], *options: str, within: float) ->
     """
     seen, output = tree.parent / "seen", tree.parent / "output"
     # Processes that the tests start import the copy, too, wherever they start.
-    environment = os.environ | {"PYTHONPATH": str(tree)}
+    # Most breaks are seen by waiting in vain, which need not be for long.
+    environment = os.environ | {"PYTHONPATH": str(tree), "TASKQ_TEST_PATIENCE": "10"}
     where = subprocess.run(
         [sys.executable, "-c", "import taskq; print(taskq.__file__)"],
         cwd=tree.parent, env=environment, capture_output=True, text=True, check=True,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+PATIENCE = float(os.environ.get("TASKQ_TEST_PATIENCE", "60"))  # seconds until a fact that is awaited is missed
 
 
 class Pulse(threading.Thread):
@@ -46,7 +49,7 @@ class Pulse(threading.Thread):
 pulse = Pulse()
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 60) -> T:  # noqa: ASYNC109 - names the bound
+async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = PATIENCE) -> T:  # noqa: ASYNC109 - names the bound
     """Wait until the check gives something true, and return it; an AssertionError of the check counts as false.
 
     Fails with the check's own last word after `timeout` seconds.
@@ -68,7 +71,7 @@ async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 60)
         await asyncio.sleep(0.01)
 
 
-def eventually_now(check: Callable[[], T], timeout: float = 60) -> T:
+def eventually_now(check: Callable[[], T], timeout: float = PATIENCE) -> T:
     """The same for who has no event loop."""
     deadline = time.monotonic() + timeout
     while not (value := check()):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
 
 from taskq.broker import open_broker
 from taskq.broker.base import BrokerQueue, Delivery, Kind, Loss, Outgoing
 from taskq.clock import SystemClock
+from tests.proxy import Proxy
 from tests.support import eventually
 
 OPEN = BrokerQueue(Kind.TASK, "open")
@@ -94,3 +99,37 @@ async def ready(broker, queue: BrokerQueue, count: int) -> None:
         return True
 
     await eventually(check)
+
+
+class InALab:
+    """Tests of a broker, whose `url` a subclass gives."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    @pytest.fixture
+    async def lab(self, url: str, anyio_backend: str) -> AsyncIterator[Lab]:
+        lab = Lab(url)
+        yield lab
+        await lab.close()
+
+
+class BehindAProxy:
+    """Tests of a broker behind a network that can fail."""
+
+    @pytest.fixture
+    async def proxy(self, url: str, anyio_backend: str, lab: Lab) -> AsyncIterator[Proxy]:
+        parts = urlsplit(url)
+        async with Proxy(parts.hostname or "", parts.port or 5672) as proxy:
+            yield proxy
+            proxy.heal()
+            for broker in lab.brokers:
+                await broker.close()
+
+    @staticmethod
+    def through(proxy: Proxy, url: str) -> str:
+        parts = urlsplit(url)
+        return parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}").geturl()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,6 +11,7 @@ from taskq.errors import BrokerUnavailable, InvalidQueue, QueueMissing
 from tests.contract.broker_lab import (
     FIFO,
     OPEN,
+    InALab,
     Inbox,
     Lab,
     message,
@@ -21,20 +21,8 @@ from tests.contract.broker_lab import (
 from tests.support import eventually
 
 
-class MessagesContract:
+class MessagesContract(InALab):
     """What `taskq.broker.base` promises of messages."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
-
-    @pytest.fixture
-    async def lab(self, url: str, anyio_backend: str) -> AsyncIterator[Lab]:
-        lab = Lab(url)
-        yield lab
-        await lab.close()
 
     # -- publishing ---------------------------------------------------------------------------
 

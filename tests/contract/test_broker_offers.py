@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from taskq.broker.base import BrokerQueue, Kind
 from taskq.broker.memory import forget
 from taskq.errors import PublishUnconfirmed, QueueMissing, TaskqError
-from tests.contract.broker_lab import OPEN, Inbox, Lab, message, numbered
+from tests.contract.broker_lab import OPEN, BehindAProxy, InALab, Inbox, Lab, message, numbered
 from tests.proxy import Proxy
 from tests.support import eventually
 
@@ -34,20 +33,8 @@ class Outcomes:
         return {name: type(error) for name, error in self.heard}
 
 
-class OffersContract:
+class OffersContract(InALab):
     """What `taskq.broker.base` promises of offers."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
-
-    @pytest.fixture
-    async def lab(self, url: str, anyio_backend: str) -> AsyncIterator[Lab]:
-        lab = Lab(url)
-        yield lab
-        await lab.close()
 
     async def test_offers_keep_their_order(self, lab: Lab) -> None:
         """What is offered and what is published arrive in the order of the calls, each told once."""
@@ -84,24 +71,10 @@ class TestMemory(OffersContract):
         forget(name)
 
 
-class TestRabbitMQ(OffersContract):
+class TestRabbitMQ(BehindAProxy, OffersContract):
     @pytest.fixture
     def url(self, rabbitmq_url: str) -> str:
         return rabbitmq_url
-
-    @pytest.fixture
-    async def proxy(self, url: str, anyio_backend: str, lab: Lab) -> AsyncIterator[Proxy]:
-        parts = urlsplit(url)
-        async with Proxy(parts.hostname or "", parts.port or 5672) as proxy:
-            yield proxy
-            proxy.heal()
-            for broker in lab.brokers:
-                await broker.close()
-
-    @staticmethod
-    def through(proxy: Proxy, url: str) -> str:
-        parts = urlsplit(url)
-        return parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}").geturl()
 
     async def test_unconfirmed_offer(self, lab: Lab, proxy: Proxy) -> None:
         """An offer that nobody confirms is told to be unconfirmed after `publish_timeout`, beside a call that waits."""
@@ -128,3 +101,12 @@ class TestRabbitMQ(OffersContract):
         await eventually(lambda: outcomes.offer(broker, b"again"))
         assert (await outcomes.of(2))["again"] is type(None)
         assert "nobody there" not in dict(outcomes.heard)
+
+    async def test_offer_when_the_broker_is_closed(self, lab: Lab, proxy: Proxy) -> None:
+        """Who waits for an offer when the broker is closed is told that it is unconfirmed: nobody waits for ever."""
+        broker, outcomes = await lab.broker(url=self.through(proxy, lab.url), publish_timeout=600), Outcomes()
+        await broker.declare(OPEN)
+        proxy.silence(to_server=False)
+        assert outcomes.offer(broker, b"a")
+        await broker.close()
+        assert await outcomes.of(1) == {"a": PublishUnconfirmed}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +17,7 @@ from taskq.broker.rabbitmq import frames
 from taskq.broker.rabbitmq.publisher import Refused
 from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed
 from tests.contract.broker_contract import BrokerContract
-from tests.contract.broker_lab import FIFO, OPEN, SLOT, Inbox, Lab, message, numbered, ready
+from tests.contract.broker_lab import FIFO, OPEN, SLOT, BehindAProxy, Inbox, Lab, message, numbered, ready
 from tests.proxy import Proxy
 from tests.support import eventually, pulse
 
@@ -36,24 +35,10 @@ def with_login(url: str, login: str, vhost: str = "") -> str:
     return f"amqp://{login}@{parts.hostname}:{parts.port}/{vhost}"
 
 
-class TestRabbitMQ(BrokerContract):
+class TestRabbitMQ(BehindAProxy, BrokerContract):
     @pytest.fixture
     def url(self, rabbitmq_url: str) -> str:
         return rabbitmq_url
-
-    @pytest.fixture
-    async def proxy(self, url: str, anyio_backend: str, lab: Lab) -> AsyncIterator[Proxy]:
-        parts = urlsplit(url)
-        async with Proxy(parts.hostname or "", parts.port or 5672) as proxy:
-            yield proxy
-            proxy.heal()
-            for broker in lab.brokers:
-                await broker.close()
-
-    @staticmethod
-    def through(proxy: Proxy, url: str) -> str:
-        parts = urlsplit(url)
-        return parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}").geturl()
 
     async def test_queue_that_its_cluster_does_not_know_yet(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         """Declared and not yet known to be bound, as on a cluster whose nodes come and go: to be tried again."""

@@ -28,7 +28,7 @@ from taskq.queue import QueueRecord
 from taskq.store.base import Store
 from tests.integration.harness_app import EVENTS_VARIABLE, make_app
 from tests.servers import free_port
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.integration.harness_app:app"
@@ -96,7 +96,7 @@ class EventLog:
         """Ids of the messages whose task has returned."""
         return {event.id for event in self.of("end")}
 
-    async def until(self, check: Callable[[], Any], timeout: float = 60) -> Any:  # noqa: ASYNC109 - names the bound
+    async def until(self, check: Callable[[], Any], timeout: float = PATIENCE) -> Any:  # noqa: ASYNC109 - names the bound
         """Wait for a fact; the last events are shown if it does not come."""
         try:
             return await eventually(check, timeout)
@@ -133,12 +133,12 @@ class WorkerProcess:
         """SIGTERM; returns at once."""
         self.process.send_signal(signal.SIGTERM)
 
-    async def ended(self, timeout: float = 60) -> int:  # noqa: ASYNC109 - names the bound
+    async def ended(self, timeout: float = PATIENCE) -> int:  # noqa: ASYNC109 - names the bound
         """Its exit code, once it has ended."""
         await eventually(lambda: not self.running, timeout)
         return int(self.process.returncode)
 
-    async def ready(self, timeout: float = 60) -> None:  # noqa: ASYNC109 - names the bound
+    async def ready(self, timeout: float = PATIENCE) -> None:  # noqa: ASYNC109 - names the bound
         """Wait until /ready answers 200."""
         await eventually(self._is_ready, timeout)
 
@@ -249,7 +249,7 @@ class Station:
         assert await (await self.store()).set_queue(name, paused=paused) is not None
         (await self.app.client().broker()).broadcast(control({"changed": name}))
 
-    async def all_recorded(self, handles: Sequence[Handle[Any]], timeout: float = 60) -> Counter[str]:  # noqa: ASYNC109
+    async def all_recorded(self, handles: Sequence[Handle[Any]], timeout: float = PATIENCE) -> Counter[str]:  # noqa: ASYNC109
         """Wait until every message has an outcome in the store; status -> messages."""
         store = await self.store()
         ids = [handle.id for handle in handles]

@@ -16,7 +16,7 @@ from taskq.outcome import Status
 from taskq.queue import Queue
 from taskq.store.base import DeadFilter, DeadLetter, MessageRecord, Store
 from taskq.worker.worker import Worker
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 
 class Room:
@@ -90,7 +90,7 @@ class Room:
         record = await (await self.store()).get(handle.id)
         return Status.UNKNOWN if record is None else record.status
 
-    async def has(self, handle: Handle[Any], status: Status, timeout: float = 60) -> MessageRecord:  # noqa: ASYNC109
+    async def has(self, handle: Handle[Any], status: Status, timeout: float = PATIENCE) -> MessageRecord:  # noqa: ASYNC109
         """Wait until the store says so."""
 
         async def check() -> MessageRecord | None:
@@ -101,7 +101,7 @@ class Room:
 
         return await eventually(check, timeout)
 
-    async def dead(self, timeout: float = 60, **which: Any) -> DeadLetter:  # noqa: ASYNC109
+    async def dead(self, timeout: float = PATIENCE, **which: Any) -> DeadLetter:  # noqa: ASYNC109
         """Wait for the one dead letter that fits."""
 
         async def check() -> DeadLetter | None:

@@ -17,7 +17,7 @@ from taskq.task import Task
 from taskq.worker import keys
 from tests.integration.harness import Station, most_at_once
 from tests.integration.room import Room
-from tests.support import eventually, pulse
+from tests.support import PATIENCE, eventually, pulse
 
 
 class Seen:
@@ -49,7 +49,7 @@ def steps(room: Room, seen: Seen, **definition: Any) -> Task[..., None]:
     return step
 
 
-async def all_of(handles: Sequence[Any], timeout: float = 60) -> None:  # noqa: ASYNC109
+async def all_of(handles: Sequence[Any], timeout: float = PATIENCE) -> None:  # noqa: ASYNC109
     await asyncio.gather(*(handle.get_result_async(timeout) for handle in handles))
 
 

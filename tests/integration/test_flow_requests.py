@@ -16,7 +16,7 @@ from tests.endpoint import Answer, Endpoint, Seen
 from tests.integration.api.served import calling
 from tests.integration.front import LOOPBACK
 from tests.integration.harness import Station
-from tests.support import eventually, pulse
+from tests.support import PATIENCE, eventually, pulse
 
 CLOCKS = 0.05  # seconds by which a worker's view of the store's clock may differ from this machine's
 QUICK = {"heartbeat": 4} | LOOPBACK
@@ -71,7 +71,7 @@ async def waiting(api: httpx.AsyncClient, least: int, key: str = "a") -> None:
     await eventually(check)
 
 
-async def delivered(station: Station, ids: list[str], timeout: float = 60) -> None:  # noqa: ASYNC109
+async def delivered(station: Station, ids: list[str], timeout: float = PATIENCE) -> None:  # noqa: ASYNC109
     """Wait until all are recorded as delivered."""
     store = await station.store()
 

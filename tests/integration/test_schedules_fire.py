@@ -18,7 +18,7 @@ from taskq.message import Message
 from taskq.outcome import Status
 from taskq.worker.worker import Worker
 from tests.integration.room import Room
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 SOON = 2.0  # seconds within which a change counts
 BUSY = 6.0  # seconds more, on a machine that has other things to do
@@ -44,7 +44,7 @@ class Noted:
     def of(self, word: str) -> list[datetime]:
         return [instant for one, instant in self.words if one == word]
 
-    async def times(self, word: str, count: int, timeout: float = 60) -> list[datetime]:  # noqa: ASYNC109
+    async def times(self, word: str, count: int, timeout: float = PATIENCE) -> list[datetime]:  # noqa: ASYNC109
         await eventually(lambda: len(self.of(word)) >= count, timeout)
         return self.of(word)
 
