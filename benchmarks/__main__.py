@@ -14,8 +14,8 @@ from rich.console import Console
 from benchmarks.catalogue import MEASURES
 from benchmarks.documents import write_performance
 from benchmarks.goals import judge
-from benchmarks.report import as_data, print_table, print_verdicts, save
-from benchmarks.runner import environment, run_measure, select
+from benchmarks.report import as_data, place, print_table, print_verdicts, save
+from benchmarks.runner import Table, environment, run_measure, select
 from benchmarks.services import Services
 from benchmarks.stage import Scale
 
@@ -45,7 +45,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run, print, keep. 1 if a contestant failed."""
+    """Run, print, keep after each measurement. 1 if a contestant failed."""
     options = _arguments()
     if options.write_docs:
         print(write_performance(json.loads(options.write_docs.read_text())))
@@ -59,23 +59,30 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what we started is ended too
     console, progress = Console(width=150 if not sys.stdout.isatty() else None), Console(stderr=True)
-    tables = []
-    with tempfile.TemporaryDirectory(prefix="taskq-bench-") as name:
-        folder = Path(name)
-        with Services(folder, options.broker, options.store) as services:
-            about = environment(services)
-            machine = f"{about['cpu']}, {about['cores']} cores, Python {about['python']}"
-            console.print(f"taskq {about['revision']} on {machine}, {about['broker']}")
-            for measure in chosen:
-                table = run_measure(
-                    measure, services, folder, scale, repeats, lambda text: progress.print(text, highlight=False)
-                )
-                tables.append(table)
-                print_table(console, table)
-    verdicts = judge(tables)
-    print_verdicts(console, [each for each in verdicts if each.value is not None or not options.only])
-    if options.results or not options.quick:
-        console.print(f"kept in {save(as_data(about, tables, verdicts), options.results or _RESULTS)}")
+    tables: list[Table] = []
+    path: Path | None = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="taskq-bench-") as name:
+            folder = Path(name)
+            with Services(folder, options.broker, options.store) as services:
+                about = environment(services)
+                machine = f"{about['cpu']}, {about['cores']} cores, Python {about['python']}"
+                console.print(f"taskq {about['revision']} on {machine}, {about['broker']}")
+                if options.results or not options.quick:
+                    path = place(about, options.results or _RESULTS)
+                for measure in chosen:
+                    table = run_measure(
+                        measure, services, folder, scale, repeats, lambda text: progress.print(text, highlight=False)
+                    )
+                    tables.append(table)
+                    print_table(console, table)
+                    if path:
+                        save(as_data(about, tables, judge(tables)), path)
+    finally:  # also where the run is ended before its end
+        verdicts = judge(tables)
+        print_verdicts(console, [each for each in verdicts if each.value is not None or not options.only])
+        if path and tables:
+            console.print(f"kept in {path}")
     troubles = [row for table in tables for row in table.rows if row.trouble.startswith("failed")]
     for row in troubles:
         console.print(f"{row.contestant.name}: {row.trouble}", style="red", markup=False)

@@ -112,11 +112,16 @@ def as_data(environment: dict[str, Any], tables: Sequence[Table], verdicts: Sequ
     }
 
 
-def save(data: dict[str, Any], folder: Path) -> Path:
-    """As `<date>-<revision>.json`, numbered on where that name is taken."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{data['environment']['at'][:10]}-{data['environment']['revision']}"
+def place(environment: dict[str, Any], folder: Path) -> Path:
+    """`<date>-<revision>.json`, numbered on where that name is taken."""
+    stem = f"{environment['at'][:10]}-{environment['revision']}"
     taken = sum(1 for _ in folder.glob(f"{stem}*.json"))
-    path = folder / (f"{stem}-{taken + 1}.json" if taken else f"{stem}.json")
-    path.write_text(json.dumps(data, indent=1) + "\n")
-    return path
+    return folder / (f"{stem}-{taken + 1}.json" if taken else f"{stem}.json")
+
+
+def save(data: dict[str, Any], path: Path) -> None:
+    """Whole or not at all: what stood there is replaced in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(data, indent=1) + "\n")
+    beside.replace(path)

@@ -9,8 +9,12 @@ import pytest
 
 from benchmarks.check import BASELINE, Figure, compare, figure_of, read
 from benchmarks.counted import WORKS, Count, counted
-from benchmarks.documents import goals, replace
+from benchmarks.documents import goals, peers, replace
+from benchmarks.goals import judge
+from benchmarks.measures import import_time, lone_task
 from benchmarks.model import Model, Reading, fit, residuals
+from benchmarks.report import as_data, place, save
+from benchmarks.runner import Row, Table
 from benchmarks.scale import chosen, keep
 from benchmarks.scale import read as kept_points
 
@@ -114,3 +118,20 @@ def test_a_goal_says_met_or_by_how_much_not() -> None:
         "| drain | ≥ 4× | 4.50× | met |",
         "| drain | ≥ 4× | 3.00× | missed by 25% |",
     ]
+
+
+def test_a_run_that_is_ended_early_keeps_what_it_measured(tmp_path: Path) -> None:
+    """Kept after each measurement, under one name; a goal whose figures are not there is "not measured"."""
+    machine = {"at": "2026-01-02T03:04:05+00:00", "revision": "abc"}
+    path, tables = place(machine, tmp_path), []
+    for measure in (import_time.MEASURE, lone_task.MEASURE):
+        tables.append(
+            Table(measure, [Row(each, "quorum", runs=[{measure.figure: 5.0}]) for each in measure.contestants])
+        )
+        save(as_data(machine, tables, judge(tables)), path)
+    assert [each.name for each in tmp_path.iterdir()] == ["2026-01-02-abc.json"]
+    assert place(machine, tmp_path).name == "2026-01-02-abc-2.json"
+    data = json.loads(path.read_text())
+    assert "| import taskq | ≤ 200 ms | 5.00 ms | met |" in goals(data)
+    assert goals(data).count("not measured") == len(data["goals"]) - 3
+    assert [line.split(",")[0] for line in peers(data).splitlines()[2:]] == ["| import", "| lone_task"]
