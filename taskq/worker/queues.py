@@ -199,8 +199,7 @@ class RateGate:
         self._queue = ""
         self._rate = RateLimit(1)
         self._grants: Group[None, int | None] | None = None
-        self._again: Group[int, bool] | None = None
-        self._ahead = 0.0  # seconds by which the next stamps made again are put into the future
+        self._again: Group[tuple[int, float], bool] | None = None
         self._spawn: Callable[..., None]
 
     async def take(self, queue: str, rate: RateLimit, spawn: Callable[..., None]) -> Grant | None:
@@ -216,8 +215,8 @@ class RateGate:
         while grant is None or self._late(grant):
             asked = self._host.clock.monotonic()
             if grant is not None:
-                self._ahead = ahead = min(2 * (asked - grant.asked), AHEAD_MOST)
-                if await self._again.call(grant.after):
+                ahead = min(2 * (asked - grant.asked), AHEAD_MOST)
+                if await self._again.call((grant.after, ahead)):
                     grant = Grant(asked, grant.after, ahead)
                     continue
             after = await self._grants.call(None)
@@ -230,14 +229,15 @@ class RateGate:
         """The start happens now; if it was held up since its grant, it counts from now."""
         if self._late(grant):
             assert self._again is not None
-            self._spawn(self._again.call, grant.after)
+            self._spawn(self._again.call, (grant.after, 0.0))
 
     def _late(self, grant: Grant) -> bool:
         return self._host.clock.monotonic() - grant.asked > grant.within
 
-    async def _restamp(self, afters: list[int]) -> list[bool]:
-        """All that are late together, and whatever others were granted since: later stamps are always safe."""
-        return [await self._store.restamp(self._queue, min(afters), self._ahead)] * len(afters)
+    async def _restamp(self, late: list[tuple[int, float]]) -> list[bool]:
+        """(starts before it, seconds ahead), of all that are late together: later stamps are always safe."""
+        after, ahead = min(after for after, _ in late), max(ahead for _, ahead in late)
+        return [await self._store.restamp(self._queue, after, ahead)] * len(late)
 
     async def _ask(self, asked: list[None]) -> list[int | None]:
         """For each the count of starts before its grant, or None."""

@@ -9,7 +9,7 @@ import pytest
 from taskq.errors import InvalidQueue, StoreUnavailable
 from taskq.outcome import Failure, Status
 from taskq.queue import Queue, RateLimit
-from taskq.store.base import CancelEffect, DeadFilter, Deduplicated, Retention, Store
+from taskq.store.base import CancelEffect, DeadFilter, Deduplicated, Permits, Retention, Store
 from tests.contract.store_support import (
     FAILURE,
     StillClock,
@@ -265,6 +265,32 @@ class Starts:
         clock.move(11)
         assert (await store.take_starts("q", 2, rate, 0)).granted == 0
         clock.move(1)
+        assert (await store.take_starts("q", 2, rate, 0)).granted == 2
+
+    async def test_restamp_ahead_keeps_the_window(self, store: Store, clock: StillClock) -> None:
+        """A stamp that lies ahead lets the starts before it leave the window no earlier."""
+        rate = RateLimit(3, per=1)
+        await store.take_starts("q", 3, rate, 0)
+        assert await store.restamp("q", 2, 2.0)
+        clock.move(0.5)
+        assert await store.take_starts("q", 1, rate, 0) == Permits(0, pytest.approx(0.5), 3)
+        clock.move(0.5)
+        assert (await store.take_starts("q", 3, rate, 0)).granted == 2
+        clock.move(1.9)
+        assert (await store.take_starts("q", 1, rate, 0)).granted == 0
+        clock.move(0.1)
+        assert (await store.take_starts("q", 3, rate, 0)).granted == 3
+
+    async def test_restamps_ahead_do_not_add_up(self, store: Store, clock: StillClock) -> None:
+        """Each lies as far ahead of now as was asked for, also if others lie ahead already; none before those."""
+        rate = RateLimit(2, per=1)
+        await store.take_starts("q", 2, rate, 0)
+        for after in (1, 0, 1):
+            assert await store.restamp("q", after, 2.0)
+        assert await store.restamp("q", 1, 0.5)
+        clock.move(2.9)
+        assert (await store.take_starts("q", 1, rate, 0)).granted == 0
+        clock.move(0.1)
         assert (await store.take_starts("q", 2, rate, 0)).granted == 2
 
     async def test_restamp_more_than_there_are(self, store: Store, clock: StillClock) -> None:

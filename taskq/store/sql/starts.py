@@ -3,12 +3,13 @@
 Starts are counted, from the first on. A stamp says when the count reached a number, one row per
 grant; so the starts inside the window are the count now less the count at its far edge, whatever
 the limit, and stamps that left the window are deleted. A window's row is locked before the clock
-is read: stamps never run backwards.
+is read: stamps never run backwards. One may lie ahead; which have left is told by the clock alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -38,7 +39,7 @@ def take_starts(tx: Tx, queue: str, wanted: int, rate: RateLimit, slack: float) 
     granted = max(0, min(wanted, rate.limit - (window.total - past)))
     total = window.total + granted
     if granted:
-        insert_many(tx, S, ("queue", "at", "upto"), [(queue, now, total)], f"(queue, at, upto) {IGNORE}")
+        insert_many(tx, S, ("queue", "at", "upto"), [(queue, window.last_at, total)], f"(queue, at, upto) {IGNORE}")
     tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(total=total, past=past))
     if granted >= wanted:
         return Permits(granted, reached=total)
@@ -67,14 +68,14 @@ def restamp(tx: Tx, queue: str, after: int, ahead: float) -> bool:
         return False
     if after >= window.total:
         return True
-    if ahead:
-        now += round(ahead * 1_000_000)
-        tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(last_at=now))
+    stamp = max(window.last_at, now + round(ahead * 1_000_000))
+    if stamp > window.last_at:
+        tx.connection.execute(sa.update(W).where(W.c.queue == queue).values(last_at=stamp))
     # The stamp that holds the last start to stay is shortened to it, the later ones go.
     tail = sa.delete(S).where(S.c.queue == queue, S.c.upto > after).returning(S.c.at)
     cut = min(tx.connection.execute(tail).scalars(), default=None)
     before = tx.connection.execute(sa.select(sa.func.max(S.c.upto)).where(S.c.queue == queue)).scalar_one()
-    rows = [(queue, now, window.total)]
+    rows = [(queue, stamp, window.total)]
     if cut is not None and after > (window.past if before is None else before):
         rows.append((queue, cut, after))
     insert_many(tx, S, ("queue", "at", "upto"), sorted(rows), f"(queue, at, upto) {IGNORE}")
@@ -86,13 +87,16 @@ def lock(tx: Tx, name: str) -> None:
     _held(tx, name)
 
 
-def _held(tx: Tx, queue: str) -> tuple[sa.Row[tuple[int, int]], int]:
-    """The window's row, made if there is none and locked, and the clock read after that."""
+def _held(tx: Tx, queue: str) -> tuple[sa.Row[Any], int]:
+    """The window's row, made if there is none and locked, and the clock read after that.
+
+    The row's `last_at` is where the next stamp goes: now, or where one lies ahead.
+    """
     # SET is evaluated when the lock is held: the instant is not one from before a wait for it.
     statement = sa.text(
         f"INSERT INTO taskq_windows (queue, total, past, last_at) VALUES (:queue, 0, 0, {tx.now_sql})"
         f" ON CONFLICT (queue) DO UPDATE SET last_at = {tx.greatest}(taskq_windows.last_at, {tx.now_sql})"
-        " RETURNING total, past, last_at"
+        f" RETURNING total, past, last_at, {tx.now_sql} AS now"
     )
     window = tx.connection.execute(statement, {"queue": queue, **tx.now_parameters()}).one()
-    return window, int(window.last_at)
+    return window, int(window.now)
