@@ -17,6 +17,7 @@ from taskq.store import schema, tables
 from taskq.store.base import Claim, Claimed, DeadLetter, OutboxRow, Settled, Settlement, Store, WaitingRow
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+HOUR = 3600.0  # seconds: millions of messages
 _numbers = itertools.count()
 
 
@@ -45,9 +46,9 @@ def at(seconds: float) -> datetime:
 
 
 def make(**fields: Any) -> Message:
-    """A message of queue q, with the next id."""
+    """A message of queue q, with the next id: made a millisecond after the last one, and before the clock's start."""
     number = next(_numbers)
-    base = Message(f"msg-{number:06d}", "task", "q", b"payload", "application/msgpack", at(number / 1000))
+    base = Message(f"msg-{number:07d}", "task", "q", b"payload", "application/msgpack", at(number / 1000 - HOUR))
     return replace(base, **fields)
 
 
