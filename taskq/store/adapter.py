@@ -121,7 +121,10 @@ class SqlStore:
             writers = self._writers
         assert writers is not None
         try:
-            self._id = await writers.call(self._bring_up, within=ANSWER_SECONDS + CONNECT_SECONDS)
+            found = await writers.call(self._look, within=ANSWER_SECONDS + CONNECT_SECONDS)
+            if found is None:
+                found = await writers.call(lambda line: line.run(schema.migrate), within=schema.MIGRATION_SECONDS)
+            self._id = found
         except TimeoutError:
             raise StoreUnavailable(f"store {self._place.shown} does not answer") from None
 
@@ -144,9 +147,9 @@ class SqlStore:
         if place.path is not None:
             self._readers = Threads("taskq-store-read", 1, lambda: Line(engine, place, clock, begin="DEFERRED"))
 
-    def _bring_up(self, line: Line) -> str:
+    def _look(self, line: Line) -> str | None:
         make_folder(self._place)
-        return line.run(schema.store_id) or line.run(schema.migrate)
+        return line.run(schema.store_id)
 
     async def _write(self, verb: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._call(self._writers, lambda line: line.run(verb, *args, **kwargs))

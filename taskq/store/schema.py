@@ -18,7 +18,8 @@ from taskq.store.lines import Tx
 VERSION_TABLE = "taskq_version"
 REVISIONS = ("0001", "0002", "0003", "0004")  # in order; the last is what this code works with
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK = 0x7461736B71  # "taskq": PostgreSQL's advisory lock of those who migrate
+MIGRATION_SECONDS = 900.0  # of one that rebuilds large tables, or of the wait for one
+_LOCK = 0x7461736B  # "task": with the schema's hash, PostgreSQL's advisory lock of those who migrate
 
 
 def store_id(tx: Tx) -> str | None:
@@ -43,7 +44,10 @@ def migrate(tx: Tx) -> str:
     SQLite's transaction is a writer's and excludes others by itself.
     """
     if tx.postgres:
-        tx.connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        patience = f"SET LOCAL lock_timeout = {round(MIGRATION_SECONDS * 1000)}; SET LOCAL statement_timeout = 0"
+        tx.connection.exec_driver_sql(patience)
+        lock = "SELECT pg_advisory_xact_lock(:key, hashtext(coalesce(current_schema(), '')))"
+        tx.connection.execute(sa.text(lock), {"key": _LOCK})
     found = store_id(tx)  # another process may have done it while this one waited
     if found is not None:
         return found

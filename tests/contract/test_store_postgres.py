@@ -20,7 +20,7 @@ from taskq.store.url import parse
 from tests.contract.store_contract import StoreContract
 from tests.contract.store_support import claim, differences, end, make, settle, status
 from tests.proxy import Proxy
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -67,20 +67,38 @@ class TestPostgreSQL(StoreContract):
             sa.create_engine("postgresql+psycopg" + url[url.index(":") :], poolclass=sa.NullPool)
         )
 
-    async def test_first_start_of_two_at_once(self, url: str) -> None:
-        """Two processes find an empty database; who waits for the other then takes the tables that it made."""
+    async def test_first_start_of_two_at_once(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two processes find an empty database; who waits for the other, for as long as it takes, then takes the tables
+        that it made."""
+        monkeypatch.setattr(lines, "BUSY_SECONDS", 0.1)
         stores = [open_store(url), open_store(url)]
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("SELECT pg_advisory_lock(%s)", (schema._LOCK,))
+            key = f"({schema._LOCK}, hashtext(current_schema()))"
+            connection.execute(f"SELECT pg_advisory_lock{key}")
             opening = [asyncio.create_task(store.open()) for store in stores]
-            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s"
+            waiting = (
+                "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"
+                " AND NOT granted AND (classid, objid) = (%s, hashtext(current_schema())::bit(32)::bigint::oid)"
+                " AND clock_timestamp() > query_start + interval '0.3 seconds'"
+            )
             try:
-                await eventually(lambda: connection.execute(waiting, (schema._LOCK & 0xFFFFFFFF,)).fetchone() == (2,))
+                await eventually(lambda: connection.execute(waiting, (schema._LOCK,)).fetchone() == (2,))
             finally:
-                connection.execute("SELECT pg_advisory_unlock(%s)", (schema._LOCK,))
+                connection.execute(f"SELECT pg_advisory_unlock{key}")
         await asyncio.gather(*opening)
         assert len({store.id for store in stores}) == 1
         await asyncio.gather(*(store.close() for store in stores))
+
+    async def test_first_start_beside_that_of_another_schema(self, postgres_url: str, url: str, name: str) -> None:
+        """Who makes the tables waits for nobody who makes those of another schema."""
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}_other; SET search_path = {name}_other")
+            connection.execute(f"SELECT pg_advisory_lock({schema._LOCK}, hashtext(current_schema()))")
+            store = open_store(url)
+            async with asyncio.timeout(PATIENCE):
+                await store.open()
+            await store.close()
+            connection.execute(f"DROP SCHEMA {name}_other")
 
     def test_tables_that_another_process_made_are_seen_in_a_transaction(self, url: str) -> None:
         """Who looked, began a transaction and waited for the lock sees what was made meanwhile."""
