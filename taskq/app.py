@@ -41,12 +41,12 @@ from taskq.queue import DEFAULT_QUEUE, Queue, check_queue_name, lane_of
 from taskq.retry import Retry
 from taskq.settings import Settings, load_settings
 from taskq.store import check_store, open_store
-from taskq.store.base import CancelEffect, MessageRecord, Store
 from taskq.task import Definition, Pool, Prepared, Task, check_task_name, pool_of
 
 if TYPE_CHECKING:
     from taskq.schedule import Schedule, ScheduleOptions
     from taskq.schedules import Schedules
+    from taskq.store.base import MessageRecord, Store
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -462,6 +462,8 @@ class TaskQ:
         return self.run(lambda: self.cancel_async(handle))
 
     async def cancel_async(self, handle: Handle[Any]) -> bool:
+        from taskq.store.base import CancelEffect  # here: most producers need no store
+
         return await self.client().cancel(handle.id) is not CancelEffect.FINISHED
 
     def record(self, handle: Handle[Any]) -> MessageRecord | None:

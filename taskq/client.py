@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgpack
 
@@ -25,8 +25,10 @@ from taskq.message import Message
 from taskq.outcome import Failure, Status
 from taskq.queue import Queue
 from taskq.settings import Settings
-from taskq.store.base import CancelEffect, MessageRecord, Store
 from taskq.task import Prepared, with_reply
+
+if TYPE_CHECKING:
+    from taskq.store.base import CancelEffect, MessageRecord, Store
 
 logger = logging.getLogger("taskq.client")
 R = TypeVar("R")
@@ -351,6 +353,8 @@ class Client:
         return effects
 
     async def _tell_of_cancel(self, message_id: str, effect: CancelEffect) -> None:
+        from taskq.store.base import CancelEffect  # here: most producers need no store
+
         if effect is not CancelEffect.FINISHED:
             (await self.broker()).broadcast(control({"cancel": message_id}))
         if effect is CancelEffect.DONE:

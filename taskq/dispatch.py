@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
@@ -19,7 +19,9 @@ from taskq.errors import QueueMissing, TaskqError
 from taskq.http.request import PAYLOAD_TYPE
 from taskq.message import CONTENT_TYPE, Message, decode
 from taskq.queue import Queue, QueueRecord, lane_of
-from taskq.store.base import OutboxRow, Store
+
+if TYPE_CHECKING:
+    from taskq.store.base import OutboxRow, Store
 
 KNOWN_FOR = 5.0  # seconds that a queue's row is remembered
 
@@ -200,6 +202,8 @@ def outbox_row(message: Message, kind: str, due_at: datetime) -> OutboxRow:
         kind: why it is, which makes the row's id with the message's.
         due_at: when the keeper publishes it, should its sender not have done so.
     """
+    from taskq.store.base import OutboxRow  # here: most producers need no store
+
     return OutboxRow(
         id=f"{message.id}/{kind}/{message.hop}",
         target="waiting" if message.waits else "queue",

@@ -180,6 +180,9 @@ def test_importing_taskq_loads_no_library_that_it_need_not() -> None:
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"aiormq", "sqlalchemy", "alembic", "pydantic", "click", "rich", "anyio", "httpx", "httpcore", "jwt"}
     assert heavy & set(loaded) == set()
+    script = "import sys; from taskq import TaskQ; print(*sys.modules)"  # what the store's port says is for who asks it
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "taskq.app" in loaded and "taskq.store.base" not in loaded
 
 
 def test_an_idle_worker_loads_no_library_that_it_need_not(tmp_path: Path) -> None:
