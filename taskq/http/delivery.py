@@ -7,16 +7,16 @@ import base64
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import aclosing
 from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 import httpx
 
 from taskq.clock import Clock
+from taskq.http.exchange import Outgoing, Place
 from taskq.http.guard import Guard
 from taskq.http.network import GuardedBackend
-from taskq.http.pool import ConnectionPool
+from taskq.http.pool import FAILURES, ConnectionPool
 from taskq.http.request import DeliveryFailed, Headers, Request, Response
 from taskq.http.retry_after import retry_after
 from taskq.http.signing import sign
@@ -40,6 +40,10 @@ _OURS = frozenset({
     "upstash-schedule-id", "upstash-region",
 })  # fmt: skip
 
+_NOT_THEIRS = _HOP_BY_HOP | _OURS
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})  # say so where there is none
+_PORTS = {"http": 80, "https": 443}
+
 
 class Deliverer:
     """Delivers requests, over connections that it keeps. It belongs to the event loop on which it is first used.
@@ -55,7 +59,7 @@ class Deliverer:
     def __init__(self, *, allow: str | None, clock: Clock) -> None:
         self._clock = clock
         backend = GuardedBackend(Guard(allow))
-        self._transport = _Transport(ConnectionPool(backend, httpx.create_ssl_context(), clock))
+        self._pool = ConnectionPool(backend, httpx.create_ssl_context(), clock)
         _quiet("httpcore", "hpack")
 
     async def deliver(
@@ -72,37 +76,27 @@ class Deliverer:
             DeliveryFailed: another status, no whole answer in time, none at all, or an address that may not be reached.
         """
         try:
-            headers = _headers(request, message_id, retried, sign(request, key=keys.current, now=self._clock.now()))
-            url, target = _parse(request.url)
-            outgoing = httpx.Request(
-                request.method, url, headers=headers, content=request.body, extensions={"target": target}
-            )
+            signature = sign(request, key=keys.current, now=self._clock.now())
+            place, host, target = _parse(request.url)
+            headers = _headers(request, host, message_id, retried, signature)
+            outgoing = Outgoing(place, request.method, target, headers, request.body)
             async with asyncio.timeout(timeout):
-                response, received = await self._exchange(outgoing)
+                status, fields, body = await self._pool.exchange(outgoing, most=MAX_RESPONSE_BYTES)
         except DeliveryFailed:
             raise
         except TimeoutError:
             raise DeliveryFailed(f"no whole answer within {timeout:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:  # their text says it all, their traces are long
+        except (*FAILURES, httpx.InvalidURL) as error:  # their text says it all, their traces are long
             raise DeliveryFailed(_told(error)) from None
         except Exception as error:  # whatever else a destination can make the libraries raise
             raise DeliveryFailed(_told(error)) from error
-        return self._judge(response, received)
+        received = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
+        return self._judge(Response(status, tuple(_kept(received)), body), received)
 
     async def close(self) -> None:
         """Close the connections; a delivery that is under way fails."""
-        await self._transport.aclose()
+        await self._pool.aclose()
         await asyncio.sleep(0)  # sockets are closed in the loop's next round
-
-    async def _exchange(self, outgoing: httpx.Request) -> tuple[Response, Headers]:
-        """The answer as it is kept, and all of its headers."""
-        incoming = await self._transport.handle_async_request(outgoing)
-        try:
-            body = await _body(incoming)
-        finally:
-            await incoming.aclose()
-        received = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in incoming.headers.raw)
-        return Response(incoming.status_code, tuple(_kept(received)), body), received
 
     def _judge(self, response: Response, received: Headers) -> Response:
         status = response.status
@@ -119,26 +113,6 @@ class Deliverer:
         )
 
 
-class _Transport(httpx.AsyncHTTPTransport):
-    """httpx's, over connections of our own. It follows no redirect, asks no proxy, keeps no cookie, adds no header."""
-
-    def __init__(self, pool: ConnectionPool) -> None:
-        # Not the parent's: its pool would connect to whatever a name resolves to.
-        self._pool = pool  # type: ignore[assignment]  # does what is asked of httpcore's
-
-
-async def _body(incoming: httpx.Response) -> bytes:
-    """As it came, not decoded, cut at the limit."""
-    assert isinstance(incoming.stream, httpx.AsyncByteStream)
-    body = bytearray()
-    async with aclosing(aiter(incoming.stream)) as chunks:  # type: ignore[type-var]
-        async for chunk in chunks:
-            body += chunk
-            if len(body) >= MAX_RESPONSE_BYTES:
-                break
-    return bytes(body[:MAX_RESPONSE_BYTES])
-
-
 def _kept(received: Headers) -> Iterator[tuple[str, str]]:
     room = MAX_RESPONSE_HEADER_BYTES
     for name, value in received[:MAX_RESPONSE_HEADERS]:
@@ -148,9 +122,9 @@ def _kept(received: Headers) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _headers(request: Request, message_id: str, retried: int, signature: str) -> list[tuple[bytes, bytes]]:
-    """What is sent: the sender's, but for those that are not theirs to say, and ours."""
-    given = [(name, value) for name, value in request.headers if name.lower() not in _HOP_BY_HOP | _OURS]
+def _headers(request: Request, host: bytes, message_id: str, retried: int, signature: str) -> list[tuple[bytes, bytes]]:
+    """What is sent: the connection's, the sender's, but for those that are not theirs to say, and ours."""
+    given = [(name, value) for name, value in request.headers if name.lower() not in _NOT_THEIRS]
     names = {name.lower() for name, _ in given}
     ours = [
         ("Upstash-Message-Id", message_id),
@@ -164,7 +138,12 @@ def _headers(request: Request, message_id: str, retried: int, signature: str) ->
         ours.insert(0, ("User-Agent", USER_AGENT))
     if "authorization" not in names:
         ours.append(("Authorization", _credentials(request.url)))
-    return [_field(name, value) for name, value in given] + [_field(name, value) for name, value in ours if value]
+    fields = [(b"Host", host)]
+    if request.body or request.method in _WITH_BODY:
+        fields.append((b"Content-Length", b"%d" % len(request.body)))
+    fields += [_field(name, value) for name, value in given]
+    fields += [_field(name, value) for name, value in ours if value]
+    return fields
 
 
 def _field(name: str, value: str) -> tuple[bytes, bytes]:
@@ -194,8 +173,9 @@ def _end_of_authority(rest: str) -> int:
 
 
 @lru_cache(1024)
-def _parse(url: str) -> tuple[httpx.URL, bytes]:
-    """The URL for httpx, and its path and query as they were given: httpx would resolve dots and escape what it likes.
+def _parse(url: str) -> tuple[Place, bytes, bytes]:
+    """Where the URL leads, the header Host for it, and its path and query as they were given: httpx would resolve dots
+    and escape what it likes.
 
     What HTTP cannot carry there, blanks and letters beyond ASCII, is escaped.
     """
@@ -203,7 +183,11 @@ def _parse(url: str) -> tuple[httpx.URL, bytes]:
     target = rest[_end_of_authority(rest) :]
     if not target.startswith("/"):
         target = f"/{target}"
-    return httpx.URL(url), quote(target, safe=_VISIBLE).encode("ascii")
+    parsed = httpx.URL(url)
+    if parsed.scheme not in _PORTS or not parsed.raw_host:
+        raise httpx.InvalidURL("a destination is http or https, with a host")
+    place = Place(parsed.scheme, parsed.raw_host.decode("ascii"), parsed.port or _PORTS[parsed.scheme])
+    return place, parsed.netloc, quote(target, safe=_VISIBLE).encode("ascii")
 
 
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterable
 from typing import Any
 
 import httpcore
@@ -16,24 +15,18 @@ CONNECT_TIMEOUT = 10.0  # seconds for one address; then the name's next one is t
 _HIGH_WATER = 256 * 1024  # bytes that have come and nobody has read
 
 
-class Forbidden(httpcore.ConnectError):
-    """The destination has no address that may be reached."""
-
-
-class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections for httpcore's pool. How long anything may take is for its callers to say."""
+class GuardedBackend:
+    """Opens connections. How long anything may take is for its callers to say."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    async def connect_tcp(self, host: str, port: int) -> Stream:
+        """A connection to the first of the host's permitted addresses that accepts it.
+
+        Raises:
+            httpcore.ConnectError: none does, or none is permitted.
+        """
         failure: httpcore.ConnectError | None = None
         for address in self._permitted(host, await _resolve(host, port)):
             try:
@@ -47,7 +40,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         permitted = [address for address in addresses if self._guard.permits(address)]
         if not permitted:
             shown = host if host in addresses else f"{host} ({', '.join(addresses[:3])})"
-            raise Forbidden(
+            raise httpcore.ConnectError(
                 f"{shown} is no public address, so nothing is delivered to it; "
                 "TASKQ_DELIVERY_ALLOW opens networks, such as 127.0.0.0/8,::1"
             )
@@ -159,6 +152,17 @@ class Stream(httpcore.AsyncNetworkStream):
     def ended(self) -> bool:
         """Its peer has closed it."""
         return self._wire.ended
+
+    @property
+    def silent(self) -> bool:
+        """It is open, and of what its peer sent all has been read."""
+        return not self._wire.ended and not self._wire.received
+
+    @property
+    def protocol(self) -> str | None:
+        """Which one the peer chose while TLS began; None: none, or there is no TLS."""
+        tls: ssl.SSLObject | None = self.get_extra_info("ssl_object")
+        return None if tls is None else tls.selected_alpn_protocol()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:

@@ -171,7 +171,7 @@ async def failure(deliverer: Deliverer, request: Request, *, timeout: float = 20
 
 async def until_no_connection_is_usable(deliverer: Deliverer) -> None:
     """What the other side did has arrived here."""
-    kept = deliverer._transport._pool._open
+    kept = deliverer._pool._open
     await eventually(lambda: not any(one.usable() for one in kept))
 
 
@@ -476,6 +476,14 @@ async def test_an_answer_that_nobody_asked_for_is_nobody_s(deliverer: Deliverer)
         assert place.connections == 3
 
 
+async def test_an_answer_that_comes_along_with_another_is_nobody_s(deliverer: Deliverer) -> None:
+    """Nor does what comes in one piece with the answer."""
+    async with destination(OK + answer("299 Forged", body=b"forged")) as place:
+        for _ in range(3):
+            assert (await deliver(deliverer, Request(place.url()))).status == 200
+        assert place.connections == 3
+
+
 async def test_unused_connections_are_few(deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more are kept than the limit says, and none for longer than it says."""
     monkeypatch.setattr(pool, "MAX_UNUSED", 3)
@@ -527,7 +535,7 @@ async def test_cancels_at_any_moment(deliverer: Deliverer) -> None:
             assert isinstance(ended, (Response, asyncio.CancelledError))
             assert (await deliver(deliverer, Request(place.url("/after")))).body == b"ok"
         await eventually(lambda: place.open <= 1)
-        kept = deliverer._transport._pool._open
+        kept = deliverer._pool._open
         assert len(kept) <= 1
 
 
