@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from taskq.clock import Clock
@@ -49,6 +50,22 @@ class Group(Generic[T, U]):
         future: asyncio.Future[U] = asyncio.get_running_loop().create_future()
         self.submit(item, lambda result: None if future.done() else future.set_result(result))
         return await future
+
+    async def call_many(self, items: Sequence[T]) -> list[U]:
+        """Have the items worked on, and wait for all of their results, which are in their order."""
+        results: dict[int, U] = {}
+        whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def keep(index: int, result: U) -> None:
+            results[index] = result
+            if len(results) == len(items) and not whole.done():
+                whole.set_result(None)
+
+        for index, item in enumerate(items):
+            self.submit(item, partial(keep, index))
+        if items:
+            await whole
+        return [results[index] for index in range(len(items))]
 
     async def drained(self) -> None:
         """Return once nothing is pending."""

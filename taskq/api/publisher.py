@@ -258,7 +258,7 @@ class Publisher:
     async def _accepted(self, planned: Sequence[Planned]) -> Sequence[Accepted]:
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
-                found = await asyncio.gather(*(self._accepting.call(one.parcel) for one in planned))
+                found = await self._accepting.call_many([one.parcel for one in planned])
         except TimeoutError as error:
             raise StoreUnavailable("the store did not answer: the message may be sent later all the same") from error
         accepted = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import signal
@@ -12,7 +13,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
-from taskq.api.app import make_api
+from taskq.api.app import Front, make_api
+from taskq.api.protocol import MAX_HEAD_BYTES, PROTOCOL
 from taskq.app import TaskQ
 from taskq.errors import BrokerUnavailable, InvalidSetting, StoreUnavailable
 
@@ -63,9 +65,18 @@ def make_server(app: TaskQ) -> uvicorn.Server:
     return uvicorn.Server(_config(app, closes=True))
 
 
+class _Host(uvicorn.Server):
+    """A server that has its process for itself."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        gc.collect(1)
+        gc.freeze()  # what the start has made stays: the garbage collector need not look at it
+
+
 def _config(app: TaskQ, *, closes: bool) -> uvicorn.Config:
     return uvicorn.Config(
-        make_api(app, closes=closes),
+        Front(make_api(app, closes=closes), app),
         lifespan="on",
         access_log=False,  # it would show tokens that are given in the query
         log_config=None,
@@ -73,7 +84,8 @@ def _config(app: TaskQ, *, closes: bool) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(app.settings.grace) or 1,
         loop=app.settings.loop,
-        h11_max_incomplete_event_size=256 * 1024,
+        http=PROTOCOL,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
 
 
@@ -113,7 +125,7 @@ def serve(app: TaskQ, host: str, port: int) -> int:
     listener = listen(app, host, port)
     with listener:
         logger.info("listening on %s", url_of(listener))
-        server = make_server(app)
+        server = _Host(_config(app, closes=True))
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what ended it once more when it has ended
             signal.signal(number, server.handle_exit)
         try:

@@ -44,7 +44,9 @@ class Said:
 
     def all(self, name: str) -> list[str]:
         """Every value of a setting, in order."""
-        values = self._values.get(name.lower(), [])
+        values = self._values.get(name.lower())
+        if values is None:
+            return []
         for value in values:
             if _CONTROL.search(value) or _SURROGATE.search(value):
                 raise self.error(name, value, "control characters are not allowed")
@@ -53,9 +55,11 @@ class Said:
     def one(self, name: str) -> str | None:
         """The value of a setting; None: it was not given."""
         values = self.all(name)
+        if not values:
+            return None
         if len(set(values)) > 1:
             raise self.error(name, values[1], f"it is given twice, first as {shown(values[0])}: leave one of them out")
-        return values[0] if values else None
+        return values[0]
 
     def flag(self, name: str) -> bool:
         """A setting that is true or false, in any case."""
@@ -81,6 +85,8 @@ def given(
 
     What the defaults hide stays hidden, whatever else is to be.
     """
+    if not query and not defaults:
+        return list(headers)
     known = {name.lower() for name, _ in headers}
     pairs = [*headers, *((canonical(key), value) for key, value in query if is_ours(key) and key.lower() not in known)]
     everything = any(

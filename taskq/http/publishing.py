@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from taskq.clock import to_ms
@@ -103,6 +104,7 @@ def compose(
     )
 
 
+@lru_cache(256)
 def _retry(retries: int | None, delay: str | None) -> Retry:
     retries = DEFAULT_RETRIES if retries is None else retries
     return Retry(max_retries=retries, delay=delay or DEFAULT_RETRY_DELAY, jitter=0.0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 from taskq.duration import parse_duration
 from taskq.errors import InvalidQueue, InvalidSchedule, InvalidSetting
@@ -86,11 +87,15 @@ def read(
     Raises:
         InvalidRequest: naming the header.
     """
-    pairs = given(headers, query, defaults)
-    said = Said(PREFIX, [(name[len(PREFIX) :], value) for name, value in pairs if is_ours(name)])
-    plain = [(name, value) for name, value in pairs if not is_ours(name)]
-    return replace(
-        _settings(said),
+    ours, plain = [], []
+    for name, value in given(headers, query, defaults):
+        if is_ours(name):
+            ours.append((name[len(PREFIX) :], value))
+        else:
+            plain.append((name, value))
+    said = Said(PREFIX, ours)
+    return Publishing(
+        **_settings(said),
         headers=forwarded(said, unprefixed(plain, everything=said.flag("Header-Forward"))),
         not_before=_instant(said, "Not-Before"),
         dedup_id=_dedup_id(said),
@@ -122,21 +127,21 @@ def read_callback(headers: Headers, prefix: str = CALLBACK_PREFIX) -> Publishing
         InvalidRequest: naming the header, prefix included.
     """
     said = Said(prefix, headers)
-    return replace(_settings(said), headers=forwarded(said, ()))
+    return Publishing(**_settings(said), headers=forwarded(said, ()))
 
 
-def _settings(said: Said) -> Publishing:
-    """What may be said of any message, a callback's too."""
-    return Publishing(
-        method=_method(said),
-        timeout=_timeout(said),
-        retries=_retries(said),
-        retry_delay=_retry_delay(said),
-        delay=_duration(said, "Delay"),
-        labels=_labels(said),
-        flow=_flow(said),
-        redact=_redact(said),
-    )
+def _settings(said: Said) -> dict[str, Any]:
+    """What may be said of any message, a callback's too: fields of `Publishing`."""
+    return {
+        "method": _method(said),
+        "timeout": _timeout(said),
+        "retries": _retries(said),
+        "retry_delay": _retry_delay(said),
+        "delay": _duration(said, "Delay"),
+        "labels": _labels(said),
+        "flow": _flow(said),
+        "redact": _redact(said),
+    }
 
 
 def _method(said: Said) -> str | None:

@@ -1,12 +1,16 @@
-"""How many requests a client of the API may make in a second."""
+"""How many requests a client of the API may make in a second, and how much may come before a request's body."""
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import pytest
 
 from taskq.api.app import make_api
+from taskq.api.protocol import MAX_HEAD_BYTES
+from taskq.api.server import Guest, listen
 from taskq.clock import SystemClock
 from tests.integration.api.served import calling
 from tests.integration.room import Room
@@ -78,4 +82,39 @@ async def test_each_address_and_each_token_has_its_own(sqlite_store_url: str, pr
                         answer = await http.get("/v2/queues")
                 last.append(answer.status_code)
         assert last == expected
+        await room.close()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"",
+        b"GET /",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nX: ",
+        b"POST /v2/batch HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ",
+    ],
+    ids=["method", "target", "header", "trailer"],
+)
+async def test_a_head_without_end_ends_the_connection(sqlite_store_url: str, prefix: str, start: bytes) -> None:
+    """Nobody fills the server's memory with what is no body."""
+    room = Room(broker=f"memory://{prefix}", store=sqlite_store_url, prefix=prefix)
+    ready = asyncio.Event()
+    ready.set()
+    with listen(room.app, "127.0.0.1", 0) as listener:
+        async with Guest(room.app).serving(listener, once=ready):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(start)
+            sent = 0
+            try:
+                while sent < 4 * MAX_HEAD_BYTES and not reader.at_eof():
+                    writer.write(b"A" * 2**14)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                    sent += 2**14
+                async with asyncio.timeout(10):
+                    answer = await reader.read()
+            except ConnectionError:
+                answer = b""
+            writer.close()
+            assert not answer or answer.startswith(b"HTTP/1.1 400")
         await room.close()

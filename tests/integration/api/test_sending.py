@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from taskq.api.app import make_api
+from taskq.api.app import Front, make_api
 from tests.integration.api.served import Served
 
 TO = "http://example.com/a//b?x=%20&y=1"
 
 
-@pytest.fixture(params=["", "/under"])
+@pytest.fixture(params=["", "/under", "front"])
 async def http(served: Served, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the API at the root, and under a path."""
+    """A client of the API at the root, under a path, and as `taskq api` serves it."""
     api = make_api(served.room.app, closes=False)
-    transport = httpx.ASGITransport(app=api, root_path=request.param)
-    async with httpx.AsyncClient(transport=transport, base_url=f"http://taskq{request.param}") as client:
+    root = request.param.removeprefix("front")
+    app = Front(api, served.room.app) if request.param == "front" else api
+    transport = httpx.ASGITransport(app, root_path=root)
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://taskq{root}") as client:
         yield client
     await api.state.context.close()
 
