@@ -16,6 +16,8 @@ from schemathesis.checks import not_a_server_error
 from taskq import TaskQ
 from taskq.api.app import make_api
 from taskq.api.server import listen, make_server, url_of
+from tests.rooms import new_prefix
+from tests.support import eventually_now
 
 TOKEN = "token-of-the-fuzzer"
 EXAMPLES = int(os.environ.get("TASKQ_TEST_EXAMPLES", "3"))  # of each of some fifty operations
@@ -25,12 +27,13 @@ EXAMPLES = int(os.environ.get("TASKQ_TEST_EXAMPLES", "3"))  # of each of some fi
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server over memory and SQLite, on a thread of its own; one for all operations, so that they meet."""
     store: Path = tmp_path_factory.mktemp("fuzz") / "taskq.db"
-    app = TaskQ(broker="memory://fuzz", store=f"sqlite:///{store}", api_token=TOKEN)
+    app = TaskQ(broker=f"memory://{new_prefix()}", store=f"sqlite:///{store}", api_token=TOKEN)
     server_socket = listen(app, "127.0.0.1", 0)
     server = make_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [server_socket]})
     thread.start()
     try:
+        assert eventually_now(lambda: server.started or not thread.is_alive()) and server.started
         yield url_of(server_socket)
     finally:
         server.should_exit = True
