@@ -43,6 +43,10 @@ class Pulse(threading.Thread):
     def lost(self) -> float:
         """Seconds for which nothing went on since the test began: add them to what a promise allows."""
         time.sleep(2 * self.BEAT)  # a halt that has just ended is noted by then
+        return self.noted()
+
+    def noted(self) -> float:
+        """The same, as far as it is noted yet."""
         return 2 * (self._lost - self._mark)  # what stood still has to be caught up with, too
 
 
@@ -52,9 +56,9 @@ pulse = Pulse()
 async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = PATIENCE) -> T:  # noqa: ASYNC109 - names the bound
     """Wait until the check gives something true, and return it; an AssertionError of the check counts as false.
 
-    Fails with the check's own last word after `timeout` seconds.
+    Fails with the check's own last word after `timeout` seconds; those in which the machine stood still do not count.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout - pulse.noted()
     while True:
         failure: AssertionError | None = None
         value = None
@@ -66,16 +70,18 @@ async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = PAT
             failure = error
         if failure is None and value:
             return value
-        if time.monotonic() > deadline:
+        late = time.monotonic() - deadline
+        await asyncio.sleep(2 * pulse.BEAT if late > 0 else 0.01)  # a halt that has just ended is noted by then
+        if late > 0 and late > pulse.noted():
             raise failure or AssertionError(f"not within {timeout} s: last seen {value!r}")
-        await asyncio.sleep(0.01)
 
 
 def eventually_now(check: Callable[[], T], timeout: float = PATIENCE) -> T:
     """The same for who has no event loop."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout - pulse.noted()
     while not (value := check()):
-        if time.monotonic() > deadline:
+        late = time.monotonic() - deadline
+        if late > 0 and late > pulse.lost():
             raise AssertionError(f"not within {timeout} s: last seen {value!r}")
         time.sleep(0.05)
     return value

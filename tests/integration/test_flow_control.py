@@ -131,7 +131,8 @@ async def test_a_rate_holds_over_workers_and_queues(room: Room) -> None:
     starts = sorted(at for _, _, at in seen.starts)
     assert len(starts) == 16
     gaps = [later - earlier for earlier, later in zip(starts, starts[4:], strict=False)]
-    assert min(gaps) >= 0.5
+    # A process that is stopped between its permit and its first line begins late, and nobody can know (guarantees.md).
+    assert min(gaps) >= 0.5 - pulse.lost()
 
 
 async def test_a_late_key_is_not_behind_the_backlog_of_another(room: Room) -> None:
@@ -201,14 +202,21 @@ async def test_a_message_that_waits_for_its_retry_holds_no_permit(room: Room) ->
 
 
 async def test_a_waiter_is_cancelled_at_once(room: Room) -> None:
-    seen = Seen()
-    step = steps(room, seen).options(flow_key="a", flow_parallelism=1)
+    seen, cancelled = Seen(), asyncio.Event()
+
+    @room.app.task(name="step")
+    async def step(number: int) -> None:
+        seen.enter("a", number)
+        await cancelled.wait()
+        seen.running["a"] -= 1
+
     await room.worker()
-    first = await step.enqueue_async("a", 0, 0.5)
-    second, third = await step.enqueue_async("a", 1), await step.enqueue_async("a", 2)
+    mine = step.options(flow_key="a", flow_parallelism=1)
+    first, second, third = [await mine.enqueue_async(number) for number in range(3)]
     await room.has(second, Status.WAITING)
     await second.cancel_async()
     assert await room.status(second) is Status.CANCELLED
+    cancelled.set()
     await all_of([first, third])
     assert seen.order("a") == [0, 2]
 

@@ -15,6 +15,7 @@ from taskq.client import Client
 from taskq.outcome import Status
 from taskq.store.base import MessageRecord, Store
 from tests.integration.room import Room
+from tests.support import pulse
 
 
 class Invoice(BaseModel):
@@ -61,7 +62,7 @@ async def test_a_result_is_pushed_to_the_process_that_waits(room: Room) -> None:
         assert await (await add.enqueue_async(number, 1)).get_result_async(60) == number + 1
         took.append(time.monotonic() - began)
     took.sort()
-    assert took[len(took) // 2] < 0.1, took
+    assert took[len(took) // 2] < 0.5 + pulse.lost(), took  # it would take a second to look
     assert reads == []
 
 

@@ -154,13 +154,13 @@ near_expressions = st.lists(pieces, max_size=60).map("".join)
 @settings(max_examples=300)
 def test_expressions_are_quick_and_bounded(text: str, retried: int) -> None:
     """Any text is an expression within bounds, or refused as InvalidSetting, in no time."""
-    begun = time.perf_counter()
+    begun = time.thread_time()  # what a machine that stands still, or has other things to do, does not add to
     try:
         delay = Expression.parse(text).evaluate(retried)
     except InvalidSetting:
         delay = 0.0
     assert 0 <= delay <= LONGEST_MS
-    assert time.perf_counter() - begun < 0.25
+    assert time.thread_time() - begun < 0.25
 
 
 @given(policies, st.integers(0, 10**6), st.integers())

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
-from taskq.clock import SystemClock
 from taskq.queue import RateLimit
 from taskq.store.base import Permits
 from taskq.worker.queues import Grant, RateGate
+
+
+class HandClock:
+    """Stands still but for what the store takes, and the test."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def monotonic(self) -> float:
+        return self.passed
 
 
 class SlowStore:
@@ -18,6 +28,7 @@ class SlowStore:
     """
 
     def __init__(self, pauses: list[float], *, left: bool = False) -> None:
+        self.clock = HandClock()
         self.pauses = pauses
         self.left = left
         self.granted = 100
@@ -36,18 +47,16 @@ class SlowStore:
         return not self.left
 
     async def _pause(self) -> None:
-        await asyncio.sleep(self.pauses.pop(0) if self.pauses else 0)
-
-
-class Host:
-    clock = SystemClock()
+        await asyncio.sleep(0)
+        self.clock.passed += self.pauses.pop(0) if self.pauses else 0.0
 
 
 RATE = RateLimit(10)
 
 
 async def take(store: SlowStore, count: int, held_up: float = 0.0) -> list[Grant]:
-    gate = RateGate(store, Host(), on_open=lambda: None)  # type: ignore[arg-type]
+    host = SimpleNamespace(clock=store.clock)
+    gate = RateGate(store, host, on_open=lambda: None)  # type: ignore[arg-type]
     jobs: set[asyncio.Task[Any]] = set()
 
     def spawn(work: Any, *args: Any) -> None:
@@ -56,8 +65,7 @@ async def take(store: SlowStore, count: int, held_up: float = 0.0) -> list[Grant
     grants = await asyncio.gather(*(gate.take("q", RATE, spawn) for _ in range(count)))
     found = [grant for grant in grants if grant is not None]
     assert len(found) == count
-    if held_up:
-        await asyncio.sleep(held_up)
+    store.clock.passed += held_up
     for grant in found:
         gate.begun(grant)
     if held_up:
