@@ -225,17 +225,24 @@ def services(durable: bool = False) -> Iterator[tuple[Service, Service]]:
 def home() -> Path:
     """The folder of all private servers of this user; PostgreSQL's own user must be able to pass through."""
     path = Path(tempfile.gettempdir()) / f"taskq-services-{os.getuid()}"
-    path.mkdir(mode=0o755, exist_ok=True)
+    path.mkdir(exist_ok=True)
     if path.stat().st_uid != os.getuid():
         raise CannotStart(f"{path} belongs to another user; remove it or set TMPDIR")
+    path.chmod(0o755)  # whatever the umask says
     return path
 
 
 def own_folder() -> Path:
     """The folder of this process's servers, marked as its own for `sweep`; made if it is not there."""
-    folder = home() / str(os.getpid())
-    folder.mkdir(mode=0o755, exist_ok=True)
+    folder = _passable(str(os.getpid()))
     (folder / "owner").write_text(json.dumps([os.getpid(), born(os.getpid())]))
+    return folder
+
+
+def _passable(name: str) -> Path:
+    folder = home() / name
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
     return folder
 
 
@@ -371,8 +378,7 @@ def need(program: str, package: str) -> str:
 
 def up() -> None:
     """Start both for development, on fixed ports, to stay until `down`; prints what to set."""
-    folder = home() / "up"
-    folder.mkdir(mode=0o755, exist_ok=True)
+    folder = _passable("up")
     for wanted, port in ((BROKER, UP_BROKER_PORT), (STORE, UP_STORE_PORT)):
         if not wanted.installed() and not install(wanted.package):
             raise CannotStart(f"no {wanted.what}: apt-get install {wanted.package}")
