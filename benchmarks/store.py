@@ -29,7 +29,7 @@ from taskq.message import Message
 from taskq.outcome import Status
 from taskq.store import adapter, schema, sql
 from taskq.store.base import Ask, Claim, Retention, Settlement, WaitingRow
-from taskq.store.lines import Line, make_engine
+from taskq.store.lines import Line, Plain, make_engine
 from taskq.store.url import StoreURL, parse
 
 _TICK_US = 10_000
@@ -135,15 +135,26 @@ def _take_and_free(bench: Bench, asks: list[Ask]) -> None:
     bench.line.run(sql.flow.free, [(ask.message.id, ask.worker) for ask in asks])
 
 
+def _counted(verb: Callable[..., Any], count: Callable[[], None]) -> Callable[..., Any]:
+    def counted(*args: Any) -> Any:
+        count()
+        return verb(*args)
+
+    return counted
+
+
 def _measure(place: StoreURL, times: int, rows: int) -> None:
     line = Line(make_engine(place), place, SystemClock() if place.kind == "sqlite" else None)
     line.run(schema.migrate)
     driver: Any = line.connection().connection.driver_connection
     bench = Bench(line, None if place.kind == "sqlite" else driver.info.backend_pid, times)
 
-    @sa.event.listens_for(line.connection().engine, "before_cursor_execute")
     def count(*_: object) -> None:
         bench.statements += 1
+
+    sa.event.listen(line.connection().engine, "before_cursor_execute", count)
+    for verb in ("execute", "execute_many"):  # of the settlement, which has no SQLAlchemy about it
+        setattr(Plain, verb, _counted(getattr(Plain, verb), count))
 
     run(bench, rows)
     line.close()

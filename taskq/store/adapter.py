@@ -499,10 +499,10 @@ class SqlStore:
 def _settle(line: Line, group: Sequence[Settlement]) -> list[Settled]:
     """Settle a group: at once if all applies, else looking at each, else one by one around a bad row."""
     try:
-        if line.postgres and sql.settle.is_plain(group):
-            found = line.run_alone(sql.settle.settle_plain, group)
-        else:
+        if not sql.settle.is_plain(group):
             return line.run(sql.settle.settle, group)
+        how = sql.settle.settle_plain_postgres if line.postgres else sql.settle.settle_plain_sqlite
+        found = line.run_plain(how, group)
     except sql.settle.FallsShort:
         found = [None] * len(group)
     except BAD_DATA:

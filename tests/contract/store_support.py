@@ -7,13 +7,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from taskq.message import CONTENT_TYPE, Message
 from taskq.outcome import Failure, Status
-from taskq.store import schema, tables
+from taskq.store import lines, schema, tables
 from taskq.store.base import Claim, Claimed, DeadLetter, OutboxRow, Settled, Settlement, Store, WaitingRow
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -142,3 +143,32 @@ def structure(engine: sa.Engine) -> dict[str, Any]:
         )
         for name in inspector.get_table_names()
     }
+
+
+def note_statements(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What stores that are opened from now on tell their databases."""
+    statements: list[tuple[str, Any]] = []
+    make_engine, execute, execute_many = lines.make_engine, lines.Plain.execute, lines.Plain.execute_many
+
+    def listening(place):
+        engine = make_engine(place)
+
+        @sa.event.listens_for(engine, "before_cursor_execute")
+        def note(_connection, _cursor, statement, parameters, _context, many) -> None:
+            if not statement.startswith(("BEGIN", "PRAGMA")):
+                statements.append((statement, parameters[0] if many else parameters))
+
+        return engine
+
+    def one(self, statement, parameters=()):
+        statements.append((statement, parameters))
+        return execute(self, statement, parameters)
+
+    def many(self, statement, rows):
+        statements.append((statement, rows[0]))
+        return execute_many(self, statement, rows)
+
+    monkeypatch.setattr("taskq.store.adapter.make_engine", listening)
+    monkeypatch.setattr(lines.Plain, "execute", one)
+    monkeypatch.setattr(lines.Plain, "execute_many", many)
+    return statements

@@ -11,16 +11,15 @@ from typing import Any
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 
 from taskq.flow import Flow
 from taskq.outcome import Status
 from taskq.queue import RateLimit
-from taskq.store import lines, open_store
+from taskq.store import open_store
 from taskq.store.base import Ask, Claim, MessageFilter, Retention, Store
 from taskq.store.rows import to_us
 from taskq.store.sql import pruning
-from tests.contract.store_support import START, StillClock, book, end, make, row
+from tests.contract.store_support import START, StillClock, book, end, make, note_statements, row
 from tests.contract.test_store_postgres import name, within
 
 __all__ = ["name"]
@@ -88,21 +87,7 @@ def _filling(blob: str) -> list[str]:
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """What stores that are opened now tell their databases."""
-    statements: list[tuple[str, Any]] = []
-    make_engine = lines.make_engine
-
-    def listening(place):
-        engine = make_engine(place)
-
-        @sa.event.listens_for(engine, "before_cursor_execute")
-        def note(_connection, _cursor, statement, parameters, _context, many) -> None:
-            if not statement.startswith(("BEGIN", "PRAGMA")):
-                statements.append((statement, parameters[0] if many else parameters))
-
-        return engine
-
-    monkeypatch.setattr("taskq.store.adapter.make_engine", listening)
-    return statements
+    return note_statements(monkeypatch)
 
 
 @pytest.fixture

@@ -40,9 +40,16 @@ def insert_many(tx: Tx, table: sa.Table, columns: Sequence[str], rows: Sequence[
         return 0
     names = tuple(columns)
     if not tx.postgres:
-        return tx.connection.exec_driver_sql(_insert_row(table, names, conflict), [tuple(row) for row in rows]).rowcount
+        return tx.connection.exec_driver_sql(insert_row(table, names, conflict), [tuple(row) for row in rows]).rowcount
     statement, parameters = insert_statement(table, names, rows, conflict)
     return tx.connection.exec_driver_sql(statement, parameters).rowcount
+
+
+@lru_cache(maxsize=64)
+def insert_row(table: sa.Table, columns: tuple[str, ...], conflict: str) -> str:
+    """SQLite's statement for `insert_many`, of one row."""
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks}) ON CONFLICT {conflict}"
 
 
 def insert_statement(
@@ -162,12 +169,6 @@ def for_each(
     values = (list(column) for column in zip(*keys, strict=True))
     statement = f"{head} {source} WHERE {where} {also}".replace("?", "%b")
     tx.connection.exec_driver_sql(statement, (*first, *values, *last))
-
-
-@lru_cache(maxsize=64)
-def _insert_row(table: sa.Table, columns: tuple[str, ...], conflict: str) -> str:
-    marks = ", ".join("?" * len(columns))
-    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks}) ON CONFLICT {conflict}"
 
 
 @lru_cache(maxsize=256)

@@ -18,10 +18,10 @@ from taskq.message import Message
 from taskq.outcome import Failure, Status
 from taskq.store import tables
 from taskq.store.base import OutboxRow, Settled, Settlement
-from taskq.store.lines import Contended, Tx
+from taskq.store.lines import Contended, Plain, Tx
 from taskq.store.rows import FINAL, clean, from_failure, maybe_clean, maybe_us, to_us
 from taskq.store.sql import cancels, flow, outbox, waiting
-from taskq.store.sql.bulk import distinct, insert_many, insert_statement, locked
+from taskq.store.sql.bulk import distinct, insert_many, insert_row, insert_statement, locked
 from taskq.store.sql.finish import LogLine, drop_cancels, free_dedup, write_log
 from taskq.store.sql.messages import NOT_FINAL, cancelled, record, wait
 from taskq.store.sql.requests import is_request
@@ -121,8 +121,8 @@ def is_plain(group: Sequence[Settlement]) -> bool:
     )
 
 
-def settle_plain(tx: Tx, group: Sequence[Settlement]) -> list[Settled | None]:
-    """Settle a plain group on PostgreSQL by one statement; None for those that do not apply as they are.
+def settle_plain_postgres(tx: Plain, group: Sequence[Settlement]) -> list[Settled | None]:
+    """Settle a plain group by one statement; None for those that do not apply as they are.
 
     Raises:
         FallsShort: a message is in it twice; nothing was done.
@@ -138,8 +138,22 @@ def settle_plain(tx: Tx, group: Sequence[Settlement]) -> list[Settled | None]:
             " WHERE taskq_permits.message_id = put.id AND taskq_permits.worker = put.worker)"
         )
     statement += " SELECT id FROM put"
-    applied = set(tx.connection.exec_driver_sql(statement, parameters).scalars())
+    applied = {row[0] for row in tx.execute(statement, parameters)}
     return [Settled.APPLIED if clean(one.message.id) in applied else None for one in group]
+
+
+def settle_plain_sqlite(tx: Plain, group: Sequence[Settlement]) -> list[Settled | None]:
+    """Settle a plain group, all of which applies; raises as `settle`."""
+    rows = _rows(group)
+    if tx.execute_many(insert_row(T, _COLUMNS, _APPLY), rows) != len(rows):
+        raise FallsShort
+    # Nobody else writes meanwhile, and mostly nobody wants to cancel anything.
+    if tx.execute("SELECT 1 FROM taskq_cancels LIMIT 1").fetchone():
+        tx.execute_many("DELETE FROM taskq_cancels WHERE message_id = ?", [row[:1] for row in rows])
+    permits = [(clean(one.message.id), clean(one.worker)) for one in group if one.message.flow is not None]
+    if permits:
+        tx.execute_many("DELETE FROM taskq_permits WHERE message_id = ? AND worker = ?", permits)
+    return [Settled.APPLIED] * len(group)
 
 
 def settle_looking(tx: Tx, group: Sequence[Settlement]) -> list[Settled]:

@@ -6,18 +6,17 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import sqlite
 
 from taskq.flow import Flow
 from taskq.outcome import Status
 from taskq.queue import RateLimit
-from taskq.store import lines, open_store, schema, tables
+from taskq.store import open_store, schema, tables
 from taskq.store.base import Ask, Claim, DeadFilter, MessageFilter, Retention, Store
 from taskq.store.gateway import RequestFilter
 from tests.contract.store_requests import asking, parcel
-from tests.contract.store_support import StillClock, at, book, end, letter, make, row
+from tests.contract.store_support import StillClock, at, book, end, letter, make, note_statements, row
 
 
 def test_revisions() -> None:
@@ -34,19 +33,7 @@ SMALL = ("taskq_store", "taskq_windows", "taskq_queues_gone", "taskq_cancels")
 @pytest.mark.anyio
 async def test_no_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No statement of a working day walks through a table, however many rows lie in it."""
-    statements: list[tuple[str, object]] = []
-    make_engine = lines.make_engine
-
-    def listening(place):
-        engine = make_engine(place)
-
-        @sa.event.listens_for(engine, "before_cursor_execute")
-        def note(_connection, _cursor, statement, parameters, _context, many) -> None:
-            statements.append((statement, parameters[0] if many else parameters))
-
-        return engine
-
-    monkeypatch.setattr("taskq.store.adapter.make_engine", listening)
+    statements = note_statements(monkeypatch)
     path = tmp_path / "t.db"
     clock = StillClock()
     store = open_store(f"sqlite:///{path}", clock=clock)
@@ -57,8 +44,6 @@ async def test_no_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     connection = sqlite3.connect(path)
     scans = set()
     for statement, parameters in statements:
-        if statement.startswith(("BEGIN", "PRAGMA")):
-            continue
         for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters):
             if step.startswith("SCAN taskq_") and step.split()[1] not in SMALL:
                 scans.add((step, statement))
