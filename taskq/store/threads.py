@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ class Closable(Protocol):
 
 
 L = TypeVar("L", bound=Closable)
-_Job = tuple[Future[Any], Callable[[Any], Any]]
+_Job = tuple[asyncio.Future[Any], Callable[[Any], Any]]
 
 
 class Threads(Generic[L]):
@@ -48,10 +49,14 @@ class Threads(Generic[L]):
         Raises:
             TimeoutError: no answer within `within` seconds. A job that had begun goes on.
         """
-        future: Future[T] = Future()
-        self._jobs.put((future, job))
-        async with asyncio.timeout(within):
-            return await asyncio.wrap_future(future)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((answer, job))
+        limit = loop.call_later(within, _tell, answer, None, TimeoutError())
+        try:
+            return await answer
+        finally:
+            limit.cancel()
 
     def stop(self) -> None:
         """Let the threads end when the jobs handed over so far are done."""
@@ -67,19 +72,29 @@ class Threads(Generic[L]):
     def _work(self, end: Future[None]) -> None:
         resource = self._make()
         while (work := self._jobs.get()) is not None:
-            future, job = work
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = job(resource)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            answer, job = work
+            # Whoever gives up later hears nothing of it, and it is done all the same.
+            if not answer.done():
+                result = error = None
+                try:
+                    result = job(resource)
+                except BaseException as raised:
+                    error = raised
+                with suppress(RuntimeError):  # the loop was closed meanwhile
+                    answer.get_loop().call_soon_threadsafe(_tell, answer, result, error)
             # Nothing of a job may live on while the thread waits for the next.
-            del work, future, job
-            result = None
+            del work, answer, job
+            result = error = None
         try:
             resource.close()
         finally:
             end.set_result(None)
+
+
+def _tell(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(error)
