@@ -16,7 +16,7 @@ from typing import Any
 from taskq import TaskQ
 from taskq.client import Client
 from tests.acceptance.sample_app import FOLDER, make_app
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.acceptance.sample_app:app"
@@ -122,7 +122,7 @@ class CommandLine:
             assert process.poll() is None, path.read_text()
         finally:
             process.send_signal(signal.SIGTERM)
-            code = process.wait(20)
+            code = process.wait(PATIENCE)
         assert code == 0, path.read_text()
 
     # -- what tasks did -----------------------------------------------------------------------

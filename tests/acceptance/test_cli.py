@@ -11,7 +11,7 @@ import pytest
 
 from taskq.cli.root import COMMANDS, run, taskq
 from tests.acceptance.command_line import APP, CommandLine
-from tests.support import pulse
+from tests.support import PATIENCE, pulse
 
 SECRET = "s3cret-w0rd"
 
@@ -182,6 +182,6 @@ def test_dev_sends_what_is_typed(alone: CommandLine) -> None:
     process.stdin.flush()
     assert process.stdout.readline().split()[1:] == ["42"]
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert "error: no task is named 'nothing'" in errors and "error: No closing quotation" in errors

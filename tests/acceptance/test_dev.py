@@ -18,7 +18,7 @@ import pytest
 
 from tests.acceptance.command_line import APP, ROOT, CommandLine
 from tests.endpoint import Endpoint
-from tests.support import eventually_now
+from tests.support import PATIENCE, eventually_now
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def dev(room: CommandLine, *options: str, **variables: str) -> Iterator[Dev]:
         yield running
     finally:
         process.send_signal(signal.SIGINT)
-        code = process.wait(20)
+        code = process.wait(PATIENCE)
     assert code == 0, running.said
     assert "Traceback" not in running.said and "ERROR" not in running.said, running.said
 
@@ -185,7 +185,7 @@ def test_dev_reloads_with_its_api(alone: CommandLine, unused_port: int) -> None:
             eventually_now(lambda: tasks() == ["second"])
     finally:
         process.send_signal(signal.SIGTERM)
-        code_of_end = process.wait(30)
+        code_of_end = process.wait(PATIENCE)
     assert code_of_end == 0, running.said
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from taskq import TaskQ
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 CODE = """
 import asyncio
@@ -42,7 +42,7 @@ def worker(rabbitmq_url: str, sqlite_store_url: str, prefix: str, tmp_path: Path
     process = subprocess.Popen(line, cwd=tmp_path, env=os.environ | given)
     yield process
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 async def test_a_saved_file_takes_effect(

@@ -16,7 +16,7 @@ import httpx
 
 from tests.endpoint import Endpoint
 from tests.servers import free_port
-from tests.support import eventually_now
+from tests.support import PATIENCE, eventually_now
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.clients.sample_app:app"
@@ -114,7 +114,7 @@ def _process(command: str, options: list[str], environment: dict[str, str], fold
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            code = process.wait(30)
+            code = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait(10)

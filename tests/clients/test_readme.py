@@ -17,7 +17,7 @@ import pytest
 
 from tests.clients.test_npm_client import modules, program  # noqa: F401 - a fixture
 from tests.endpoint import Endpoint
-from tests.support import eventually_now
+from tests.support import PATIENCE, eventually_now
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 ADDRESS, SITE, TOKEN = "http://127.0.0.1:8080", "https://shop.example", "secret"
@@ -73,7 +73,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
             yield Shop(found.group(1), endpoint, tmp_path)
         finally:
             process.send_signal(signal.SIGINT)
-            code = process.wait(30)
+            code = process.wait(PATIENCE)
     assert code == 0, said.read_text()
 
 

@@ -104,13 +104,15 @@ async def test_a_window_holds_whatever_happens_to_the_message(room: Room) -> Non
         return number
 
     await room.worker()
-    windowed = note.options(dedup_id="a", dedup_window=1.0, on_duplicate="return_existing")
-    first = await windowed.enqueue_async(1)
+    long = note.options(dedup_id="a", dedup_window=3600.0, on_duplicate="return_existing")
+    first = await long.enqueue_async(1)
     assert await first.get_result_async(60) == 1
-    assert await windowed.enqueue_async(2) == first
+    assert await long.enqueue_async(2) == first
+    short = note.options(dedup_id="b", dedup_window=0.2, on_duplicate="return_existing", delay=3600)
+    waits = await short.enqueue_async(3)
 
     async def another() -> bool:
-        return await windowed.enqueue_async(3) != first
+        return await short.enqueue_async(4) != waits
 
     await eventually(another)
 

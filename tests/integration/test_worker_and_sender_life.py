@@ -15,7 +15,7 @@ import pytest
 from taskq import Queue, TaskFailed, TaskQ
 from taskq.worker.run import Run
 from tests.integration.room import Room
-from tests.support import eventually, pulse
+from tests.support import PATIENCE, eventually, pulse
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def script(folder: Path, room_urls: dict[str, str], body: str) -> tuple[list[str
     path = folder / "script.py"
     path.write_text(textwrap.dedent(head) + textwrap.dedent(body) + "\nprint(time.time(), flush=True)\n")
     command = [sys.executable, "-W", "error", "-X", "dev", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
     ended = time.time()
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", done.stderr
@@ -100,7 +100,7 @@ async def test_sync_and_async_code_of_one_process(room: Room) -> None:
     handle = await asyncio.to_thread(add.enqueue, 1, 2)
     assert await handle.get_result_async(60) == 3
     mine = await add.enqueue_async(3, 4)
-    assert await asyncio.to_thread(mine.get_result, 5) == 7
+    assert await asyncio.to_thread(mine.get_result, 60) == 7
     results = await asyncio.gather(
         *(asyncio.to_thread(lambda n=n: add.enqueue(n, 1).get_result(60)) for n in range(20))
     )
