@@ -19,7 +19,7 @@ from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed
 from tests.contract.broker_contract import BrokerContract
 from tests.contract.broker_lab import FIFO, OPEN, SLOT, BehindAProxy, Inbox, Lab, message, numbered, ready
 from tests.proxy import Proxy
-from tests.support import eventually, pulse
+from tests.support import PATIENCE, eventually, pulse
 
 
 def blocked(reason: bytes) -> bytes:
@@ -200,6 +200,7 @@ class TestRabbitMQ(BehindAProxy, BrokerContract):
             with pytest.raises(BrokerUnavailable, match="not sent") as caught:
                 await broker.publish(message(b"never"))
         assert not isinstance(caught.value, PublishUnconfirmed)
+        broker._publisher._timeout = PATIENCE
         await proxy.__aenter__()
         await eventually(lambda: broker.health().connected)
         await broker.declare(OPEN)
@@ -216,6 +217,7 @@ class TestRabbitMQ(BehindAProxy, BrokerContract):
         await eventually(lambda: broker.health().blocked == "low on memory")
         with pytest.raises(BrokerUnavailable, match="low on memory"):
             await broker.publish(message(b"refused"))
+        broker._publisher._timeout = PATIENCE
         await other.publish(message(b"from elsewhere"))
         await inbox.holds(1)
         late = asyncio.create_task(broker.publish(message(b"after")))

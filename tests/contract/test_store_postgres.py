@@ -140,6 +140,7 @@ class TestPostgreSQL(StoreContract):
         proxy.silence()
         with pytest.raises(StoreUnavailable, match="no answer within 1 s"):
             await store.get("x")
+        monkeypatch.setattr(adapter, "ANSWER_SECONDS", PATIENCE)
         proxy.heal()
         assert await store.get("x") is None
 
