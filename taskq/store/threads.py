@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -30,6 +31,9 @@ _Job = tuple[asyncio.Future[Any], Callable[[Any], Any]]
 class Threads(Generic[L]):
     """`count` daemon threads, each with a resource of its own, working off one queue of jobs.
 
+    Of those that are idle the one that worked last has the next job: what it needs is still in the caches, here
+    and in the server's process at the other end of its connection.
+
     Args:
         name: shown in thread names.
         count: how many.
@@ -37,7 +41,9 @@ class Threads(Generic[L]):
     """
 
     def __init__(self, name: str, count: int, make: Callable[[], L]) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: deque[_Job | None] = deque()
+        self._idle: list[SimpleQueue[_Job | None]] = []  # the one that worked last is last
+        self._changing = threading.Lock()
         self._make = make
         self._ends: list[Future[None]] = [Future() for _ in range(count)]
         for index, end in enumerate(self._ends):
@@ -51,7 +57,7 @@ class Threads(Generic[L]):
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        self._jobs.put((answer, job))
+        self._put((answer, job))
         limit = loop.call_later(within, _tell, answer, None, TimeoutError())
         try:
             return await answer
@@ -61,7 +67,7 @@ class Threads(Generic[L]):
     def stop(self) -> None:
         """Let the threads end when the jobs handed over so far are done."""
         for _ in self._ends:
-            self._jobs.put(None)
+            self._put(None)
 
     async def stopped(self, *, within: float) -> bool:
         """After `stop`: whether all have ended within `within` seconds."""
@@ -69,19 +75,37 @@ class Threads(Generic[L]):
         _, running = await asyncio.wait(ends, timeout=within)
         return not running
 
+    def _put(self, work: _Job | None) -> None:
+        with self._changing:
+            if not self._idle:
+                self._jobs.append(work)
+                return
+            inbox = self._idle.pop()
+        inbox.put(work)
+
+    def _line_up(self, inbox: SimpleQueue[_Job | None]) -> None:
+        with self._changing:
+            if self._jobs:
+                inbox.put(self._jobs.popleft())
+            else:
+                self._idle.append(inbox)
+
     def _work(self, end: Future[None]) -> None:
         resource = self._make()
-        while (work := self._jobs.get()) is not None:
+        inbox: SimpleQueue[_Job | None] = SimpleQueue()
+        self._line_up(inbox)
+        while (work := inbox.get()) is not None:
             answer, job = work
+            result = error = None
             # Whoever gives up later hears nothing of it, and it is done all the same.
             if not answer.done():
-                result = error = None
                 try:
                     result = job(resource)
                 except BaseException as raised:
                     error = raised
-                with suppress(RuntimeError):  # the loop was closed meanwhile
-                    answer.get_loop().call_soon_threadsafe(_tell, answer, result, error)
+            self._line_up(inbox)  # first, so that whoever hears of this one and asks for the next finds this thread
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                answer.get_loop().call_soon_threadsafe(_tell, answer, result, error)
             # Nothing of a job may live on while the thread waits for the next.
             del work, answer, job
             result = error = None

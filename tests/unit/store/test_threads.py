@@ -44,6 +44,14 @@ async def test_each_has_its_own() -> None:
     assert [resource.closed for resource in made] == [True] * 3
 
 
+async def test_the_last_one_again() -> None:
+    """One job after the other is done by the same thread, so that the others' resources lie idle."""
+    threads = Threads("t", 3, Resource)
+    assert len({await threads.call(lambda resource: resource.thread, within=5) for _ in range(20)}) == 1
+    threads.stop()
+    assert await threads.stopped(within=5)
+
+
 async def test_errors_come_back() -> None:
     """What a job raises its caller hears, and the thread goes on."""
     threads = Threads("t", 1, Resource)
