@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.rooms import empty_schema, new_prefix, sweep
@@ -21,6 +22,10 @@ from tests.services import BROKER_VARIABLE, STORE_VARIABLE, Service, make_node, 
 from tests.support import pulse
 
 NEED_A_SERVER = frozenset({"rabbitmq_url", "postgres_url", "rabbit_node"})
+
+# How long an example takes depends on how busy the machine is, and says nothing about it.
+hypothesis.settings.register_profile("taskq", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("taskq")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from tests.property.slow_cron import Meaning
@@ -16,9 +15,6 @@ MONTHS = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()
 WEEKDAYS = "SUN MON TUE WED THU FRI SAT".split()
 
 DayRule = Callable[[date], bool]
-
-# How long an example takes depends on how busy the machine is, and says nothing about it.
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from taskq.errors import InvalidSchedule
 from taskq.timetable import EPOCH, LATEST, MOST_CAUGHT_UP, Cron, Every, Once, Plan, Timetable
 from taskq.timetable.base import TICK
 from taskq.timetable.fields import MAX_CHARS
-from tests.property.crons import MONTHS, UNHURRIED, WEEKDAYS, Case, cases
+from tests.property.crons import MONTHS, WEEKDAYS, Case, cases
 from tests.property.slow_cron import ZONES
 
 SECOND = timedelta(seconds=1)
@@ -31,7 +31,7 @@ timetables = st.one_of(crons, intervals, st.builds(Once, instants))
 # -- cron texts -----------------------------------------------------------------------------------
 
 
-@settings(UNHURRIED, max_examples=200)
+@settings(max_examples=200)
 @given(case=cases(), start=instants)
 def test_day_by_day(case: Case, start: datetime) -> None:
     """The next firing in UTC is the first that a search day by day comes to; a day that never comes is refused."""
@@ -92,7 +92,7 @@ def texts_for_both(draw: st.DrawFn) -> str:
     return f"{minute} {hour} {day} {month} {weekday}"
 
 
-@settings(UNHURRIED, max_examples=150)
+@settings(max_examples=150)
 @given(text=texts_for_both(), start=st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1), timezones=st.just(UTC)))
 def test_croniter_agrees(text: str, start: datetime) -> None:
     """Where no clock is changed, croniter (told to keep Vixie's rule of the star) fires at the same instants."""
@@ -107,7 +107,7 @@ def test_croniter_agrees(text: str, start: datetime) -> None:
     assert cron.previous_before(start) == back
 
 
-@settings(UNHURRIED, max_examples=300)
+@settings(max_examples=300)
 @given(
     text=st.one_of(
         st.text(max_size=40),
@@ -127,7 +127,6 @@ def test_any_text_is_a_cron_or_refused(text: str) -> None:
         assert found is not None and found > EPOCH
 
 
-@UNHURRIED
 @given(case=cases(), zone=st.sampled_from(ZONES))
 def test_a_cron_is_its_text(case: Case, zone: str) -> None:
     """The text of a cron makes the same cron again, with its zone; so does a pickle."""
@@ -143,7 +142,6 @@ def test_a_cron_is_its_text(case: Case, zone: str) -> None:
 # -- all timetables -------------------------------------------------------------------------------
 
 
-@UNHURRIED
 @given(timetable=timetables, instant=instants)
 def test_back_and_forth(timetable: Timetable, instant: datetime) -> None:
     """Next and previous are each other's opposite, and nothing is between them."""
@@ -158,7 +156,6 @@ def test_back_and_forth(timetable: Timetable, instant: datetime) -> None:
         assert timetable.next_after(previous) in (instant, following)
 
 
-@UNHURRIED
 @given(seconds=st.integers(1, 10**7), start=instants, instant=instants)
 def test_an_interval_counts_from_its_start(seconds: int, start: datetime, instant: datetime) -> None:
     """Every instant of an interval is a whole number of steps from its start, none is before it, none is left out."""
@@ -193,7 +190,6 @@ def run(plan: Plan, looks: list[datetime], grace: float) -> list[tuple[datetime,
     return fired
 
 
-@UNHURRIED
 @given(plan=plans, start=instants, waits=st.lists(st.floats(0, 20000), max_size=8), grace=st.floats(0, 60))
 def test_no_instant_fires_twice_nor_early(plan: Plan, start: datetime, waits: list[float], grace: float) -> None:
     """Whenever a beat looks, instants fire in their order, once, not before their time, and no more than the limit."""
@@ -210,7 +206,6 @@ def test_no_instant_fires_twice_nor_early(plan: Plan, start: datetime, waits: li
     assert all(count <= plan.catch_up_limit * looks.count(now) for now, count in at_once.items())
 
 
-@UNHURRIED
 @given(
     timetable=crons,
     start=instants,
@@ -227,7 +222,6 @@ def test_all_means_all(timetable: Cron, start: datetime, waits: list[float], jit
     assert [instant for _, instant in run(plan, looks, grace=0)] == due
 
 
-@UNHURRIED
 @given(plan=plans, start=instants, seconds=st.floats(0, 50_000), grace=st.floats(0, 3600))
 def test_what_catching_up_means(plan: Plan, start: datetime, seconds: float, grace: float) -> None:
     """After a pause, of what is late: none fires, or the newest if nothing else does, or all, up to the limit."""
@@ -243,7 +237,6 @@ def test_what_catching_up_means(plan: Plan, start: datetime, seconds: float, gra
     assert due.next_at == (None if following is None else plan.fires_at("a", following))
 
 
-@UNHURRIED
 @given(timetable=timetables, jitter=st.floats(0, 86400), id=st.text(), start=instants)
 def test_jitter_keeps_order(timetable: Timetable, jitter: float, id: str, start: datetime) -> None:
     """An instant is put off by no more than the jitter, the same for all who ask, and never as far as the next one."""

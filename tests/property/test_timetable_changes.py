@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from taskq.timetable import Cron
 from taskq.timetable.base import TICK
 from taskq.timetable.zone import zone_named
-from tests.property.crons import UNHURRIED, Case, cases
+from tests.property.crons import Case, cases
 from tests.property.slow_cron import FIRST, LAST, MINUTE, ZONES, Change, Meaning, changes, firings, walk_around, walls
 
 CHUNKS = 12  # so that workers share the zones
@@ -105,14 +105,14 @@ def spans(draw: st.DrawFn) -> tuple[str, datetime, timedelta]:
     return name, instant, draw(st.integers(1, 30)) * 60 * MINUTE
 
 
-@settings(UNHURRIED, max_examples=100)
+@settings(max_examples=100)
 @given(case=cases(), span=spans())
 def test_any_cron_in_any_zone(case: Case, span: tuple[str, datetime, timedelta]) -> None:
     """Whatever the cron, the zone and the time, the firings are those of the second calculation."""
     check(case, *span)
 
 
-@settings(UNHURRIED, max_examples=100)
+@settings(max_examples=100)
 @given(case=cases(every_day=True), span=spans())
 def test_any_time_of_the_day_in_any_zone(case: Case, span: tuple[str, datetime, timedelta]) -> None:
     """The same for crons that fire every day, so that many fire in the span."""
