@@ -27,6 +27,7 @@ EXIT_OK = 0
 EXIT_REFUSED = 1  # it cannot work as it is set up: starting it again is of no use
 EXIT_UNAVAILABLE = 69  # the broker or the store did not answer at start
 EXIT_RECYCLE = 75  # its successor is wanted
+YOUNG_OBJECTS = 10_000  # new ones, before Python's garbage collector looks at them
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,10 @@ async def _freeze_when_started(worker: Worker) -> None:
     await worker.started.wait()
     gc.collect(1)  # what the start dropped; a look at all of it would hold up the first task
     gc.freeze()
+    youngest, *older = gc.get_threshold()
+    if youngest:
+        # A few hundred messages in hand are more objects than Python's 700, and would be gone through again and again.
+        gc.set_threshold(max(youngest, YOUNG_OBJECTS), *older)
 
 
 def _first(error: BaseException) -> BaseException:
