@@ -8,7 +8,7 @@ import pytest
 
 from taskq.clock import SystemClock
 from taskq.errors import StoreUnavailable
-from taskq.group import Group
+from taskq.group import MOST, Group
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +35,28 @@ async def test_what_comes_during_a_call_goes_into_the_next() -> None:
     running.cancel()
     assert results == [number * 10 for number in range(11)]
     assert calls == [[0], list(range(1, 11))]
+
+
+async def test_many_are_answered_together_in_their_order() -> None:
+    """More than one call takes; none; and those of a caller that has been cancelled hold nobody up."""
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def work(items: list[int]) -> list[int]:
+        begun.set()
+        await gate.wait()
+        return [item * 10 for item in items]
+
+    group = Group(work, clock=SystemClock(), what="testing")
+    running = asyncio.create_task(group.run())
+    assert await group.call_many([]) == []
+    gone = asyncio.create_task(group.call_many([1, 2]))
+    await begun.wait()
+    gone.cancel()
+    many = asyncio.create_task(group.call_many(range(MOST + 1)))
+    await asyncio.sleep(0)
+    gate.set()
+    assert await many == [number * 10 for number in range(MOST + 1)]
+    running.cancel()
 
 
 async def test_a_store_that_is_away_is_waited_for() -> None:
