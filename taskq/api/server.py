@@ -23,6 +23,7 @@ logger = logging.getLogger("taskq.api")
 EXIT_UNAVAILABLE = 69  # the broker or the store did not answer at start
 BACKLOG = 2048  # connections that wait to be accepted
 KEEP_ALIVE = 75  # seconds
+YOUNG_OBJECTS = 10_000  # new ones, before Python's garbage collector looks at them
 
 
 def listen(app: TaskQ, host: str, port: int) -> socket.socket:
@@ -72,6 +73,10 @@ class _Host(uvicorn.Server):
         await super().startup(sockets)
         gc.collect(1)
         gc.freeze()  # what the start has made stays: the garbage collector need not look at it
+        youngest, *older = gc.get_threshold()
+        if youngest:
+            # What a hundred requests hold while they wait is more than Python's 700.
+            gc.set_threshold(max(youngest, YOUNG_OBJECTS), *older)
 
 
 def _config(app: TaskQ, *, closes: bool) -> uvicorn.Config:
