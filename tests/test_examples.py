@@ -6,9 +6,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.rooms import sweep
+from tests.support import pulse
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 
@@ -53,6 +57,7 @@ WITH_RABBITMQ = {
     "http_messages": (["http_messages.py"], EMBEDDED["http_messages"]),
 }
 HELPERS = {"running", "demo"}
+HALT = 0.2  # seconds lost, after which a program's own bounds on time say nothing
 
 
 def run(arguments: list[str], *, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -64,6 +69,16 @@ def run(arguments: list[str], *, folder: Path, **environment: str) -> subprocess
     )
 
 
+def judged(once: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
+    """How it ended; of a run that failed while the machine stood still how the next one did, four times at most."""
+    for _ in range(4):
+        before = pulse.noted()
+        done = once()
+        if done.returncode == 0 or pulse.lost() - before < HALT:
+            return done
+    return once()
+
+
 def test_every_example_is_run() -> None:
     """There is no file in examples/ that these tests leave out."""
     assert {path.stem for path in FOLDER.glob("*.py")} == EMBEDDED.keys() | WITH_RABBITMQ.keys() | HELPERS
@@ -72,18 +87,25 @@ def test_every_example_is_run() -> None:
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_example(name: str, tmp_path: Path) -> None:
     """The example ends well with no broker and no settings, and leaves nothing in its folder."""
-    done = run([f"{name}.py"], folder=tmp_path)
+    done = judged(lambda: run([f"{name}.py"], folder=tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert EMBEDDED[name] in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", WITH_RABBITMQ)
-def test_example_on_rabbitmq(name: str, rabbitmq_url: str, prefix: str, sqlite_store_url: str, tmp_path: Path) -> None:
+def test_example_on_rabbitmq(name: str, rabbitmq_url: str, prefix: str, stores: list[str], tmp_path: Path) -> None:
     """The example ends well on RabbitMQ, those about several processes with processes of their own."""
     arguments, expected = WITH_RABBITMQ[name]
-    settings = {"TASKQ_BROKER": rabbitmq_url, "TASKQ_STORE": sqlite_store_url, "TASKQ_PREFIX": prefix}
-    done = run(arguments, folder=tmp_path, **settings)
+
+    def once() -> subprocess.CompletedProcess[str]:
+        if stores:
+            sweep(rabbitmq_url, prefix, stores)
+        stores.append(f"sqlite:///{tmp_path / f'{len(stores)}.db'}")
+        settings = {"TASKQ_BROKER": rabbitmq_url, "TASKQ_STORE": stores[-1], "TASKQ_PREFIX": prefix}
+        return run(arguments, folder=tmp_path, **settings)
+
+    done = judged(once)
     assert done.returncode == 0, done.stdout + done.stderr
     assert expected in done.stdout
 
@@ -98,7 +120,7 @@ def test_example_that_needs_rabbitmq_says_so(name: str, tmp_path: Path) -> None:
 
 def test_demo_embedded(tmp_path: Path) -> None:
     """The demo sees all that it promises without any server, and exits with 0."""
-    done = run(["demo.py"], folder=tmp_path)
+    done = judged(lambda: run(["demo.py"], folder=tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All 29 checks held" in done.stdout
     assert "FAIL" not in done.stdout
@@ -106,7 +128,7 @@ def test_demo_embedded(tmp_path: Path) -> None:
 
 def test_demo_on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
     """The demo sees the same on RabbitMQ with two worker processes."""
-    done = run(["demo.py", "--broker", rabbitmq_url], folder=tmp_path)
+    done = judged(lambda: run(["demo.py", "--broker", rabbitmq_url], folder=tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "two worker processes" in done.stdout
     assert "All 29 checks held" in done.stdout
