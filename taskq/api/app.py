@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskq import __version__
 from taskq.api import (
@@ -32,7 +31,7 @@ from taskq.api.context import Context, InContext, context_of
 from taskq.api.limits import Bodies, Rate
 from taskq.app import TaskQ
 
-__all__ = ["Context", "Front", "InContext", "context_of", "make_api"]
+__all__ = ["Context", "InContext", "context_of", "make_api"]
 
 ROUTERS = [
     one.router
@@ -69,22 +68,6 @@ def make_api(app: TaskQ, *, closes: bool = True) -> FastAPI:
     errors.install(api)
     openapi.install(api)
     return api
-
-
-class Front:
-    """An API as a server of our own has it: publishes and enqueues go through our layers, not through FastAPI's."""
-
-    def __init__(self, api: FastAPI, app: TaskQ) -> None:
-        self._api = api
-        sending: ASGIApp = Bodies(messages.Sending(api), settings=app.settings)
-        self._sending = errors.Boundary(Authentication(sending, settings=app.settings))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if messages.sending(scope) is None:
-            await self._api(scope, receive, send)
-        else:
-            scope["app"] = self._api
-            await self._sending(scope, receive, send)
 
 
 @asynccontextmanager

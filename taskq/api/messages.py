@@ -36,7 +36,7 @@ async def enqueue(request: Request, queue: str, destination: str, context: InCon
 
 
 class Sending:
-    """Publishes and enqueues without FastAPI's routing, which costs as much as accepting a message does.
+    """Innermost: publishes and enqueues without FastAPI's routing, which costs as much as accepting a message does.
 
     The routes above say what they are; they answer where the app is mounted under a path.
     """
@@ -45,7 +45,7 @@ class Sending:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = sending(scope)
+        found = _sending(scope)
         if found is None:
             await self._app(scope, receive, send)
             return
@@ -57,7 +57,7 @@ class Sending:
         await response(scope, receive, send)
 
 
-def sending(scope: Scope) -> tuple[int, str | None] | None:
+def _sending(scope: Scope) -> tuple[int, str | None] | None:
     """Where in the path the destination begins, and the queue; None: it is another request."""
     if scope["type"] != "http" or scope["method"] != "POST" or scope.get("root_path"):
         return None

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
-from taskq.api.app import Front, make_api
+from taskq.api.app import make_api
 from taskq.api.protocol import MAX_HEAD_BYTES, PROTOCOL
 from taskq.app import TaskQ
 from taskq.errors import BrokerUnavailable, InvalidSetting, StoreUnavailable
@@ -81,7 +81,7 @@ class _Host(uvicorn.Server):
 
 def _config(app: TaskQ, *, closes: bool) -> uvicorn.Config:
     return uvicorn.Config(
-        Front(make_api(app, closes=closes), app),
+        make_api(app, closes=closes),
         lifespan="on",
         access_log=False,  # it would show tokens that are given in the query
         log_config=None,

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from taskq import TaskQ
-from taskq.api.app import Front, make_api
+from taskq.api.app import make_api
 from taskq.worker.worker import Worker
 from tests.integration.room import Room
 from tests.support import eventually
@@ -62,9 +62,9 @@ class Served:
 
 @asynccontextmanager
 async def calling(app: TaskQ, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an app's API as a server has it, which is up for the time of the block."""
+    """A client of an app's API, which is up for the time of the block."""
     api = make_api(app)
     async with api.router.lifespan_context(api):
-        transport = httpx.ASGITransport(Front(api, app))
+        transport = httpx.ASGITransport(api)
         async with httpx.AsyncClient(transport=transport, base_url="http://api", **options) as http:
             yield http

@@ -7,20 +7,18 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from taskq.api.app import Front, make_api
+from taskq.api.app import make_api
 from tests.integration.api.served import Served
 
 TO = "http://example.com/a//b?x=%20&y=1"
 
 
-@pytest.fixture(params=["", "/under", "front"])
+@pytest.fixture(params=["", "/under"])
 async def http(served: Served, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the API at the root, under a path, and as `taskq api` serves it."""
+    """A client of the API at the root, and under a path."""
     api = make_api(served.room.app, closes=False)
-    root = request.param.removeprefix("front")
-    app = Front(api, served.room.app) if request.param == "front" else api
-    transport = httpx.ASGITransport(app, root_path=root)
-    async with httpx.AsyncClient(transport=transport, base_url=f"http://taskq{root}") as client:
+    transport = httpx.ASGITransport(app=api, root_path=request.param)
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://taskq{request.param}") as client:
         yield client
     await api.state.context.close()
 
