@@ -70,6 +70,7 @@ FOREIGN = {
     "httpx": {"http.delivery", "api.chat"},
     "httpcore": {"http.network", "http.exchange", "http.pool"},
     "h11": {"http.exchange"},
+    "jwt": {"http.signing"},
     "watchfiles": {"worker.supervisor", "cli.dev"},
     # Wire forms of our own: envelopes, dead letters, replies, broadcasts, frames to children.
     "msgpack": {"message", "serialization", "dead_letter", "dispatch", "client", "worker", "admin", "http.request"},
@@ -178,7 +179,7 @@ def test_importing_taskq_loads_no_library_that_it_need_not() -> None:
 
     script = "import sys, taskq; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"aiormq", "sqlalchemy", "alembic", "pydantic", "click", "rich", "anyio", "httpx", "httpcore"}
+    heavy = {"aiormq", "sqlalchemy", "alembic", "pydantic", "click", "rich", "anyio", "httpx", "httpcore", "jwt"}
     assert heavy & set(loaded) == set()
     script = "import sys; from taskq import TaskQ; print(*sys.modules)"  # what the store's port says is for who asks it
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
@@ -198,7 +199,7 @@ def test_an_idle_worker_loads_no_library_that_it_need_not(tmp_path: Path) -> Non
         "print(*sys.modules)\n"
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"alembic", "fastapi", "h2", "http.server", "httpcore", "httpx", "rich", "psycopg", "watchfiles"}
+    heavy = {"alembic", "fastapi", "h2", "http.server", "httpcore", "httpx", "jwt", "rich", "psycopg", "watchfiles"}
     heavy |= {
         "sqlalchemy.dialects.postgresql",
         "sqlalchemy.orm",

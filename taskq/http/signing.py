@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
-import json
 import secrets
 from datetime import datetime
+
+import jwt
 
 from taskq.http.request import Request
 
@@ -33,12 +33,4 @@ def sign(request: Request, *, key: str, now: datetime) -> str:
         "jti": f"jwt_{secrets.token_hex(16)}",
         "body": base64.urlsafe_b64encode(digest).decode(),
     }
-    signed = _HEADER + _encoded(json.dumps(claims, separators=(",", ":")).encode())
-    return (signed + b"." + _encoded(hmac.digest(key.encode(), signed, "sha256"))).decode()
-
-
-def _encoded(part: bytes) -> bytes:
-    return base64.urlsafe_b64encode(part).rstrip(b"=")
-
-
-_HEADER = _encoded(b'{"alg":"HS256","typ":"JWT"}') + b"."
+    return jwt.encode(claims, key, algorithm="HS256")
