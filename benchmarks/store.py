@@ -27,9 +27,11 @@ from taskq.clock import SystemClock
 from taskq.flow import Flow
 from taskq.message import Message
 from taskq.outcome import Status
-from taskq.store import adapter, schema, sql
+from taskq.store import adapter, schema, sql, tables
 from taskq.store.base import Ask, Claim, Retention, Settlement, WaitingRow
 from taskq.store.lines import Line, Plain, make_engine
+from taskq.store.rows import to_us
+from taskq.store.sql.bulk import IGNORE, insert_row, insert_statement
 from taskq.store.url import StoreURL, parse
 
 _TICK_US = 10_000
@@ -103,6 +105,7 @@ def run(bench: Bench, rows: int) -> None:
         bench.measure(
             "settle", n, lambda n: [_end(_make()) for _ in range(n)], lambda ends: adapter._settle(line, ends)
         )
+        bench.measure("bare insert, the floor of settle", n, _rows, lambda rows: line.run_plain(_insert, rows))
         bench.measure("claim", n, _claims, lambda claims: line.run_alone(sql.messages.claim, claims))
     for n in (1, 16):
         bench.measure("take and free permits", n, lambda n: _asks(bench, n), lambda asks: _take_and_free(bench, asks))
@@ -116,6 +119,22 @@ def run(bench: Bench, rows: int) -> None:
     keep = Retention(results=0.001, dead_letters=None, log=None)
     prune, batch = sql.pruning.prune_batch, sql.pruning.BATCH
     bench.measure("prune results", batch, lambda n: n, lambda n: line.run(prune, "results", keep, n))
+
+
+def _rows(count: int) -> list[tuple[Any, ...]]:
+    now = to_us(_now())
+    return [
+        (str(uuid.uuid4()), "task", "q", "SUCCEEDED", 1, 0, 0, "worker", now, now, now, b"\x01") for _ in range(count)
+    ]
+
+
+def _insert(tx: Plain, rows: list[tuple[Any, ...]]) -> None:
+    """What nobody can do without: the rows, as one statement of the driver, and the commit."""
+    names = tuple("id task queue status attempt epoch hop worker created_at started_at ended_at result".split())
+    if isinstance(tx.driver, psycopg.Connection):
+        tx.execute(*insert_statement(tables.messages, names, rows, IGNORE))
+    else:
+        tx.execute_many(insert_row(tables.messages, names, IGNORE), rows)
 
 
 def _claims(count: int) -> list[Claim]:
