@@ -401,6 +401,17 @@ class Cancelling:
         assert await settle(store, end(running, Status.CANCELLED, epoch=claimed.epoch)) is Settled.APPLIED
         assert (await store.changes(None)).cancels == [unknown.id, queued.id]
 
+    async def test_cancel_too_late(self, store: Store) -> None:
+        """A run that succeeds all the same ends the request to cancel it, and no other one."""
+        done, other, fenced = make(), make(), make(hop=1)
+        await claim(store, fenced)
+        assert await store.cancel_many([done.id, other.id, fenced.id]) == ["asked"] * 3
+        assert await store.settle([end(done), end(fenced)]) == [Settled.APPLIED, Settled.FENCED]
+        assert sorted((await store.changes(None)).cancels) == sorted([other.id, fenced.id])
+        assert await settle(store, end(other)) is Settled.APPLIED
+        assert (await store.changes(None)).cancels == [fenced.id]
+        assert (await store.table_sizes())["taskq_cancels"] == 1
+
     async def test_cancel_many(self, store: Store, clock: StillClock) -> None:
         """Many cancels at once do to each what one does, in the order in which they were asked for."""
         waiting, queued, unknown, done = (make() for _ in range(4))
