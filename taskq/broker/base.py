@@ -121,9 +121,10 @@ class Subscription(Protocol):
         """The broker has accepted the consumer on a channel that stands; False after `resize(0)`."""
         ...
 
-    async def resize(self, prefetch: int) -> None:
+    async def resize(self, prefetch: int, *, ahead: bool = False) -> None:
         """Change the prefetch of an unordered queue's subscription, deliveries in hand staying valid.
 
+        `ahead`: most of them wait here for their turn, so that acknowledgements may gather for a while.
         0 stops deliveries (the consumer is cancelled, the channel stays); a later resize starts them again.
         """
         ...

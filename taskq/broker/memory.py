@@ -330,7 +330,7 @@ class MemorySubscription:
         except Exception:
             log.exception("on_loss of %s failed", self.queue.name)
 
-    async def resize(self, prefetch: int) -> None:
+    async def resize(self, prefetch: int, *, ahead: bool = False) -> None:
         if self.queue.ordered:
             raise InvalidQueue(f"the prefetch of ordered queue {self.queue.name!r} cannot change: close and subscribe")
         self._prefetch = prefetch

@@ -334,9 +334,13 @@ class OpenUnit(Unit):
         """The prefetch that is right now: places, or more while tasks take a few milliseconds; 0 is none."""
         if not self.wanted or self.crowded:
             return 0
-        base = min(self.most(), self.host.places.capacity) + self.lent
+        base = self.base()
         limited = self.server.record.rate_limit is not None or self.server.record.worker_parallelism is not None
         return max(base, FAST_PREFETCH) if self.pace.fast and not limited else base
+
+    def base(self) -> int:
+        """The prefetch that fills the places."""
+        return min(self.most(), self.host.places.capacity) + self.lent
 
     def lend(self, places: int) -> None:
         self.lent += places
@@ -367,12 +371,13 @@ class OpenUnit(Unit):
     async def reconcile(self) -> None:
         want = self.target()
         if self.subscription is None and want:
+            self.prefetch = want = min(want, self.base())
             self.subscription = await self.host.broker.subscribe(
                 self.queue, self.on_delivery, prefetch=want, on_loss=self.on_loss
             )
-            self.prefetch = want
+            self.changed.set()  # more are right maybe
         elif self.subscription is not None and want != self.prefetch:
-            await self.subscription.resize(want)
+            await self.subscription.resize(want, ahead=want > self.base())
             self.prefetch = want
         if want == 0 and self.subscription is not None:
             self.give_back_buffer()
@@ -580,10 +585,11 @@ class SlotUnit(Unit):
         """Consume with that prefetch. One that held messages ahead stops first, and waits for the one that runs."""
         if self.subscription is None:
             if want and await self._alone():
-                self.prefetch = want
+                self.prefetch = 1
                 self.subscription = await self.host.broker.subscribe(
-                    self.queue, self.on_delivery, prefetch=want, on_loss=self.on_loss
+                    self.queue, self.on_delivery, prefetch=1, on_loss=self.on_loss
                 )
+                self.changed.set()  # more are right maybe
             elif want:
                 asyncio.get_running_loop().call_later(0.05, self.changed.set)
         elif want < self.prefetch and self.prefetch > 1:
@@ -592,7 +598,7 @@ class SlotUnit(Unit):
             self.give_back_buffer()
             self.changed.set()
         elif want > self.prefetch and (self.prefetch or not self.held):
-            await self.subscription.resize(want)
+            await self.subscription.resize(want, ahead=want > 1)
             self.prefetch = want
 
     async def _alone(self) -> bool:

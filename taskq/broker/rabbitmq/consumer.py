@@ -101,6 +101,7 @@ class ConsumerChannel(Acknowledger):
         self._given_back: list[int] = []
         self._settled: set[int] = set()  # tags above `_next` that are settled
         self._prefetch = 0
+        self._ahead = False
         self._marked = False
 
     # -- reading ----------------------------------------------------------------------------
@@ -161,10 +162,11 @@ class ConsumerChannel(Acknowledger):
     # -- acknowledgements -------------------------------------------------------------------
 
     def acknowledge(self, tag: int) -> None:
-        """Soon: at the end of this turn of the loop, where the broker could send nothing more before it."""
+        """Soon: at the end of this turn of the loop, where nothing might be left to do here before it."""
         self._acknowledged.append(tag)
         self._mark()
-        if len(self._acknowledged) * 4 >= self._prefetch or self._unsettled() * 2 >= self._prefetch:
+        full = not self._ahead and self._unsettled() * 2 >= self._prefetch
+        if full or len(self._acknowledged) * 4 >= self._prefetch:
             self.connection.flush_soon()
 
     def give_back(self, tag: int) -> None:
@@ -217,9 +219,11 @@ class ConsumerChannel(Acknowledger):
 
     # -- the consumer ----------------------------------------------------------------------
 
-    async def consume(self, queue: str, prefetch: int, within: float, *, no_ack: bool = False) -> str:
+    async def consume(
+        self, queue: str, prefetch: int, within: float, *, ahead: bool = False, no_ack: bool = False
+    ) -> str:
         """Start the consumer; its tag."""
-        self._prefetch = prefetch
+        self._prefetch, self._ahead = prefetch, ahead
         if not no_ack:
             await self.connection.call(self.amqp.basic_qos(prefetch_count=prefetch), within=within)
         work = self.amqp.basic_consume(queue, _not_reached, no_ack=no_ack)
@@ -282,6 +286,7 @@ class RabbitMQSubscription:
         self._on_delivery = on_delivery
         self._on_loss = on_loss
         self._prefetch = prefetch
+        self._ahead = False
         self._redeclare = redeclare  # declares the queue; True: although it was declared before
         self._exists = exists
         self._ended = ended  # told whether the queue is gone
@@ -310,11 +315,11 @@ class RabbitMQSubscription:
         await self._attach(suspect=False)
         self._keeper = keep(self._keep(), f"taskq consumer of {self.name}")
 
-    async def resize(self, prefetch: int) -> None:
+    async def resize(self, prefetch: int, *, ahead: bool = False) -> None:
         if self.queue.ordered:
             raise InvalidQueue(f"the prefetch of ordered queue {self.queue.name!r} cannot change: close and subscribe")
         async with self._lock:
-            self._prefetch = prefetch
+            self._prefetch, self._ahead = prefetch, ahead
             channel = self._channel
             if channel is None or not channel.alive:
                 return
@@ -323,7 +328,7 @@ class RabbitMQSubscription:
                     tag, self._tag = self._tag, None
                     await channel.cancel(tag, self._timeout)
                 if prefetch:
-                    self._tag = await channel.consume(self.name, prefetch, self._timeout)
+                    self._tag = await channel.consume(self.name, prefetch, self._timeout, ahead=ahead)
             except (BrokerUnavailable, aiormq.AMQPError) as error:
                 log.warning("changing the prefetch of %s: %s", self.name, error)
                 await channel.discard()  # the keeper makes it again, with the new prefetch
@@ -407,7 +412,7 @@ class RabbitMQSubscription:
         connection.take_over(amqp, channel)
         try:
             if self._prefetch:
-                self._tag = await channel.consume(self.name, self._prefetch, self._timeout)
+                self._tag = await channel.consume(self.name, self._prefetch, self._timeout, ahead=self._ahead)
         except aiormq.ChannelNotFoundEntity as error:
             await channel.discard()
             if is_missing_queue(error):

@@ -128,24 +128,26 @@ def test_lost_channel_writes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "prefetch, delivered, acknowledged, soon",
+    "prefetch, ahead, delivered, acknowledged, soon",
     [
-        (1, 1, 1, True),
-        (2, 2, 1, True),
-        (100, 30, 1, False),
-        (100, 30, 24, False),
-        (100, 30, 25, True),  # a quarter of the window
-        (100, 50, 1, True),  # half of the window is in hand: the broker may soon have to wait for us
+        (1, False, 1, 1, True),
+        (2, False, 2, 1, True),
+        (100, False, 30, 1, False),
+        (100, False, 30, 24, False),
+        (100, False, 30, 25, True),  # a quarter of the window
+        (100, False, 50, 1, True),  # half of the window is in hand: the broker may soon have to wait for us
+        (100, True, 100, 24, False),  # what is here ahead of its turn is work enough meanwhile
+        (100, True, 100, 25, True),
     ],
 )
 def test_acknowledgements_wait_while_the_broker_does_not(
-    prefetch: int, delivered: int, acknowledged: int, soon: bool
+    prefetch: int, ahead: bool, delivered: int, acknowledged: int, soon: bool
 ) -> None:
     """They are written at the end of the turn where the broker has little left to send without them."""
 
     async def run() -> None:
         subject = channel()
-        await subject.consume("queue", prefetch, 1.0)
+        await subject.consume("queue", prefetch, 1.0, ahead=ahead)
         for tag in range(1, delivered + 1):
             deliver(subject, tag)
         for tag in range(1, acknowledged + 1):
