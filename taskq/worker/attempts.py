@@ -176,6 +176,21 @@ class Attempts:
             again.overtaken = run.overtaken
         unit.changed.set()
 
+    def claim(self, run: Run) -> None:
+        """Claim it ahead of its turn, without a place; its unit is told."""
+
+        def found(claimed: Claimed) -> None:
+            run.claimed = claimed
+            if not (claimed.status.final or claimed.stale):
+                run.epoch, run.shown = claimed.epoch, True
+            run.unit.claimed(run)
+
+        self.claims.submit(Claim(run.message, self._id), found)
+
+    def give_back(self, run: Run) -> None:
+        """Let another worker have one that was claimed ahead of its turn."""
+        self._beside(self._give_back(run))
+
     def start(self, run: Run) -> None:
         """Begin the run, whose place is taken."""
         run.job = asyncio.get_running_loop().create_task(self._attempts(run))
@@ -276,7 +291,7 @@ class Attempts:
 
     async def _claim(self, run: Run) -> Outcome | Gone | Told | NotYet | None:
         """Take the right to run. None: run it."""
-        if await self._goes_on_elsewhere(run):
+        if run.claimed is None and await self._goes_on_elsewhere(run):
             return NotYet(LOOK_ELSEWHERE)
         found = await self._take_claim(run)
         if found is None and run.crashes >= self.settings.max_crashes - 1 > 0:
@@ -307,7 +322,9 @@ class Attempts:
         return run.overtaken or overdue
 
     async def _take_claim(self, run: Run) -> Outcome | Gone | Told | NotYet | None:
-        claimed = await self.claims.call(Claim(run.message, self._id))
+        claimed, run.claimed = run.claimed, None
+        if claimed is None:
+            claimed = await self.claims.call(Claim(run.message, self._id))
         if claimed.status.final and run.unit.in_place and _calls_back(run.message):
             return Told()
         if claimed.status.final or claimed.stale:

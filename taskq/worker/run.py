@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from taskq.broker.base import Delivery
 from taskq.context import Context, Waits
 from taskq.message import Message
+from taskq.store.base import Claimed
 
 if TYPE_CHECKING:
     from taskq.task import Task
@@ -36,6 +37,7 @@ class Run:
     copies       (delivery, unit) of those after the first, while they are in hand: they came while it was here
     later        (delivery, unit) that do not share its fate: each has its own turn once this one is gone
     claim        bool: it may have run before, and is claimed before it runs
+    claimed      Claimed | None: what a claim ahead of its turn has found
     overtaken    bool: when it last ran here, somebody else's claim stood above it
     epoch        int, 0 until it is claimed
     attempt      int, the attempt that is due
@@ -57,6 +59,7 @@ class Run:
     received: float
     task: Task[..., Any] | None = None
     claim: bool = False
+    claimed: Claimed | None = None
     overtaken: bool = False
     epoch: int = 0
     attempt: int = 1

@@ -51,6 +51,14 @@ class Host(Protocol):
         """Begin the run; its place is taken."""
         ...
 
+    def claim(self, run: Run) -> None:
+        """Claim it ahead of its turn; the unit's `claimed` is told."""
+        ...
+
+    def give_back(self, run: Run) -> None:
+        """Let another worker have it, which was claimed ahead and is `held`: its claim is closed first."""
+        ...
+
     def line_up(self, unit: Unit) -> None:
         """Pump the unit when a place is free."""
         ...
@@ -127,9 +135,26 @@ class Unit:
         self.active = True
         self.heard, self.deaf = self.host.clock.monotonic(), 0
         run = self.host.accept(delivery, self)
-        if run is not None:
-            self.buffer.append(run)
-            self.pump()
+        if run is None:
+            return
+        if run.claim and not delivery.redelivered and self.claims_ahead():
+            self.held.add(run)
+            self.host.claim(run)
+            return
+        self.buffer.append(run)
+        self.pump()
+
+    def claims_ahead(self) -> bool:
+        """Whether what comes is claimed before its turn, many by one call."""
+        return False
+
+    def claimed(self, run: Run) -> None:
+        """It was claimed ahead of its turn, and waits for a place, or goes back."""
+        self.held.discard(run)
+        self.buffer.append(run)
+        if self.leaving():
+            self.changed.set()
+        self.pump()
 
     def on_old_delivery(self, delivery: Delivery) -> None:
         """One that was in hand begins anew: before what came after it."""
@@ -233,9 +258,7 @@ class Unit:
     def on_loss(self, loss: Loss) -> None:
         """The channel is gone, and with it every delivery in hand."""
         self.active = False
-        for run in self.buffer:
-            self.host.forget(run)
-        self.buffer.clear()
+        self.drop_buffer()
         if self.ordered and loss is Loss.CONNECTION:
             # Somebody else may have the head, or the slot, in a moment: order and limits come first.
             for run in self.held:
@@ -300,17 +323,25 @@ class Unit:
 
     def drop_buffer(self) -> None:
         """Forget what had not started: the broker has it again."""
-        for run in self.buffer:
-            self.host.forget(run)
-        self.buffer.clear()
+        while self.buffer:
+            self._forget(self.buffer.popleft())
 
     def give_back_buffer(self) -> None:
         """Let another worker have what had not started; of an unordered queue that brings nothing more."""
         while self.buffer:
             run = self.buffer.pop()
+            if self._forget(run):
+                for delivery in run.deliveries:
+                    delivery.give_back()
+
+    def _forget(self, run: Run) -> bool:
+        """One that had not started. False: it is given back as soon as its claim is closed."""
+        if run.claimed is None:
             self.host.forget(run)
-            for delivery in run.deliveries:
-                delivery.give_back()
+            return True
+        self.held.add(run)
+        self.host.give_back(run)
+        return False
 
     def oldest_wait(self, now: float) -> float:
         """Seconds that the first message in line has waited here."""
@@ -358,6 +389,13 @@ class OpenUnit(Unit):
             self.host.line_up(self)
         if self.target() != self.prefetch:
             self.changed.set()
+
+    def claims_ahead(self) -> bool:
+        """While more are fetched than may run."""
+        return self.prefetch > self.base() and self.wanted and not self.crowded
+
+    def leaving(self) -> bool:
+        return self.crowded or super().leaving()
 
     def pump(self) -> None:
         super().pump()

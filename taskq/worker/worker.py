@@ -336,6 +336,14 @@ class Worker:
         """See `units.Host`."""
         self._line.setdefault(unit)
 
+    def claim(self, run: Run) -> None:
+        """See `units.Host`."""
+        self.attempts.claim(run)
+
+    def give_back(self, run: Run) -> None:
+        """See `units.Host`."""
+        self.attempts.give_back(run)
+
     def forget(self, run: Run) -> None:
         """See `units.Host`."""
         self.attempts.forget(run)

@@ -10,6 +10,7 @@ import pytest
 
 from taskq import Queue, RetryAfter, Snooze, TaskCancelled, current
 from taskq.outcome import Status
+from taskq.worker.units import FAST_PREFETCH, MEASURED
 from tests.integration.room import Room
 from tests.support import eventually, pulse
 
@@ -160,3 +161,42 @@ async def test_a_negative_delay_is_refused(room: Room) -> None:
         with pytest.raises(InvalidSetting, match="delay"):
             await note.options(delay=wrong).enqueue_async()  # type: ignore[arg-type]
     assert await room.depth("default") == 0
+
+
+async def test_what_was_claimed_ahead_and_has_not_begun_goes_to_the_next_worker(room: Room) -> None:
+    """At once, and without blame: it counts neither as an attempt nor as a crash. A cancel holds meanwhile."""
+    gate = asyncio.Event()
+    gate.set()
+    starts: list[int] = []
+
+    @room.app.task(name="note", queue=Queue("open"))
+    async def note(number: int) -> int:
+        starts.append(number)
+        await gate.wait()
+        return current().attempt
+
+    first = await room.worker(concurrency=1)
+    quick = await room.app.enqueue_many_async([note.message(number) for number in range(MEASURED)])
+    for handle in quick:
+        await handle.get_result_async(60)
+    (unit,) = first.servers["open"].units
+    await eventually(lambda: unit.prefetch == FAST_PREFETCH)
+    gate.clear()
+    starts.clear()
+    handles = await room.app.enqueue_many_async([note.options(delay=0.01).message(number) for number in range(10)])
+    await eventually(lambda: len(starts) == 1 and len(unit.buffer) == 9)
+    unbegun = [handle for number, handle in enumerate(handles) if number not in starts]
+    await eventually(lambda: all(run.shown for run in unit.buffer))
+    await unbegun[0].cancel_async()
+    await eventually(lambda: unbegun[0].id in first.attempts.cancels)
+    await room.stop(first, now=True)
+    gate.set()
+    await room.worker()
+    store = await room.store()
+    for handle in unbegun[1:]:
+        assert await handle.get_result_async(60) == 1
+        record = await store.get(handle.id)
+        assert record is not None and record.crashes == 0
+    with pytest.raises(TaskCancelled):
+        await unbegun[0].get_result_async(60)
+    assert await handles[starts[0]].get_result_async(60) == 1

@@ -16,9 +16,21 @@ from taskq.broker.base import BrokerQueue, Delivery, Kind, Outgoing
 from taskq.broker.memory import MemoryBroker, forget
 from taskq.clock import SystemClock
 from taskq.message import Message
+from taskq.outcome import Status
 from taskq.queue import RateLimit
+from taskq.store.base import Claimed
 from taskq.worker.run import Places, Run
-from taskq.worker.units import FAST, FAST_PREFETCH, HELD_MOST, MEASURED, STOOD_STILL, FifoUnit, SlotUnit, Unit
+from taskq.worker.units import (
+    FAST,
+    FAST_PREFETCH,
+    HELD_MOST,
+    MEASURED,
+    STOOD_STILL,
+    FifoUnit,
+    OpenUnit,
+    SlotUnit,
+    Unit,
+)
 from tests.support import eventually
 
 FIFO = BrokerQueue(Kind.TASK, "fifo", ordered=True)
@@ -45,11 +57,27 @@ class Host:
         self.longest_hold = 100.0
         self.turned = self.clock.monotonic()
         self.started: list[Run] = []
+        self.claims: list[Run] = []
+        self.given_back: list[Run] = []
+        self.hops = False  # what comes is to be claimed
         self.line: list[Unit] = []
 
     def accept(self, delivery: Delivery, unit: Unit) -> Run:
         message = Message(delivery.body.decode(), "task", "queue", b"", "", datetime.now(UTC))
-        return Run(message, [delivery], unit, self.clock.monotonic())
+        return Run(message, [delivery], unit, self.clock.monotonic(), claim=self.hops)
+
+    def claim(self, run: Run) -> None:
+        self.claims.append(run)
+
+    def found(self) -> None:
+        """The claims are made."""
+        claims, self.claims = self.claims, []
+        for run in claims:
+            run.claimed = Claimed(1, Status.RUNNING, 1)
+            run.unit.claimed(run)
+
+    def give_back(self, run: Run) -> None:
+        self.given_back.append(run)
 
     def start(self, run: Run) -> None:
         self.started.append(run)
@@ -245,3 +273,57 @@ async def test_a_unit_that_lacks_a_place_gets_in_line() -> None:
         host.places.taken = 0
         unit.pump()
         assert host.ids == ["a"]
+
+
+def open_queue(host: Host, **record: Any) -> OpenUnit:
+    host.hops = True
+    return OpenUnit(POOL, server(**{"parallelism": None, "worker_parallelism": None} | record), host)
+
+
+async def fetching(host: Host, unit: Unit, *bodies: str, **record: Any) -> None:
+    """Its tasks are quick, so that messages are fetched ahead; these are published then."""
+    measured(unit)
+    await eventually(lambda: unit.prefetch == FAST_PREFETCH)
+    for body in bodies:
+        await host.broker.publish(Outgoing(POOL, body.encode(), body, "text/plain"))
+
+
+async def test_what_is_fetched_ahead_is_claimed_before_it_has_a_place() -> None:
+    """All that came by one call, however few may run at once; they begin as there are places."""
+    async with serving(open_queue) as (host, unit):
+        host.places.capacity = 1
+        await fetching(host, unit, *"abc")
+        await eventually(lambda: len(host.claims) == 3)
+        assert not host.started and len(unit.held) == 3 and host.places.taken == 0
+        host.found()
+        assert host.ids == ["a"] and len(unit.buffer) == 2
+        host.finish(host.started[0])
+        assert host.ids == ["a", "b"]
+
+
+@pytest.mark.parametrize("record", [{"rate_limit": RateLimit(1)}, {"worker_parallelism": 2}])
+async def test_what_may_not_be_fetched_ahead_is_claimed_in_its_place(record: dict[str, Any]) -> None:
+    """Nobody else may run it while it waits, so it waits for nothing but a place."""
+    async with serving(lambda host: open_queue(host, **record)) as (host, unit):
+        await eventually(lambda: unit.prefetch > 0)
+        measured(unit)
+        await host.broker.publish(Outgoing(POOL, b"a", "a", "text/plain"))
+        await eventually(lambda: host.ids == ["a"])
+        assert not host.claims
+
+
+async def test_what_was_claimed_and_waits_for_long_goes_back_by_its_claim() -> None:
+    """Also what is claimed only then: its claim is closed before another worker gets it."""
+    async with serving(open_queue) as (host, unit):
+        host.places.capacity = 1
+        await fetching(host, unit, *"ab")
+        await eventually(lambda: len(host.claims) == 2)
+        host.found()
+        await host.broker.publish(Outgoing(POOL, b"c", "c", "text/plain"))
+        await eventually(lambda: len(host.claims) == 1)
+        host.clock.time += HELD_MOST + 0.1
+        unit.tick(host.clock.time)
+        await eventually(lambda: [run.message.id for run in host.given_back] == ["b"])
+        host.found()
+        await eventually(lambda: [run.message.id for run in host.given_back] == ["b", "c"])
+        assert host.ids == ["a"] and not unit.buffer and set(host.given_back) < unit.held
