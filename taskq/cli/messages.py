@@ -156,7 +156,7 @@ def cancel_messages(ctx: click.Context, message_ids: tuple[str, ...]) -> None:
         for one in message_ids:
             if not 0 < len(one) <= MAX_ID_CHARS:
                 raise InvalidSetting(f"a message id has 1 to {MAX_ID_CHARS} characters, {one!r:.60} has {len(one)}")
-        effects = {one: await session.client.cancel(one) for one in message_ids}
+        effects = dict(zip(message_ids, await session.client.cancel_many(message_ids), strict=True))
         said = {
             CancelEffect.DONE: "cancelled",
             CancelEffect.ASKED: "asked: if it is queued it will not start, if it runs it is stopped",
