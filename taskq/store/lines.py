@@ -175,6 +175,8 @@ class Line:
                 return verb(Plain(driver), *args, **kwargs)
         except dialect.loaded_dbapi.Error as error:
             gone = dialect.is_disconnect(error, driver, None)
+            if gone:
+                self.connection().invalidate()  # else its closing begins with a rollback, which fails and is logged
             if gone or self.postgres:
                 self.close()
             raise sa.exc.DBAPIError.instance(

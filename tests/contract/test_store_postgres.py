@@ -112,8 +112,8 @@ class TestPostgreSQL(StoreContract):
                     other.execute(sa.text("CREATE TABLE taskq_version AS SELECT '0001' AS version_num"))
                 assert schema._version(Tx(waiting, True, None)) == "0001"
 
-    async def test_lost_connections(self, proxied: tuple[Proxy, Store]) -> None:
-        """Connections that are cut are made anew, and no verb fails for it."""
+    async def test_lost_connections(self, proxied: tuple[Proxy, Store], caplog: pytest.LogCaptureFixture) -> None:
+        """Connections that are cut are made anew, no verb fails for it, and no log speaks of it as an error."""
         proxy, store = proxied
         message = make()
         assert await settle(store, end(message)) is Settled.APPLIED
@@ -121,6 +121,7 @@ class TestPostgreSQL(StoreContract):
             proxy.cut()
             assert await settle(store, end(make())) is Settled.APPLIED
             assert set(await asyncio.gather(*(status(store, message) for _ in range(8)))) == {Status.SUCCEEDED}
+        assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
     async def test_server_away(self, proxied: tuple[Proxy, Store]) -> None:
         """While the server cannot be reached verbs say so at once; when it is back they go on."""
