@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from benchmarks.counted import WORKS
 
 _MESSAGES = 500
 _TIMEOUT = 300
+_ALLOCATORS = {"PyObject_Malloc", "PyObject_Calloc", "PyMem_Malloc", "PyMem_Calloc"}
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -43,19 +46,43 @@ def need_valgrind() -> None:
 
 def count(what: str, messages: int) -> int:
     """Instructions of that work with so many messages."""
-    command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null", sys.executable]
+    found = re.search(r"Collected : (\d+)", _callgrind(what, messages, Path(os.devnull)))
+    if found is None:
+        raise RuntimeError(f"counting {what} failed: valgrind told no count")
+    return int(found[1])
+
+
+def allocations(what: str, messages: int = _MESSAGES) -> float:
+    """Blocks that Python's allocators gave out for each message; what the same work costs without any is taken off."""
+    return (_blocks(what, messages) - _blocks(what, 0)) / messages
+
+
+def _blocks(what: str, messages: int) -> int:
+    with tempfile.TemporaryDirectory(prefix="taskq-counted-") as folder:
+        profile = Path(folder) / "callgrind"
+        _callgrind(what, messages, profile, "--compress-strings=no", "--compress-pos=no")
+        lines = [line for line in profile.read_text().splitlines() if not line.startswith(("cfi=", "cfl=", "cob="))]
+    blocks = 0
+    for callee, calls in itertools.pairwise(lines):  # "cfn=NAME", then "calls=COUNT ..."
+        if callee.startswith("cfn=") and callee[4:].partition("'")[0] in _ALLOCATORS:
+            blocks += int(calls.removeprefix("calls=").split()[0])
+    return blocks
+
+
+def _callgrind(what: str, messages: int, profile: Path, *options: str) -> str:
+    """Do that work under valgrind; what it says of it."""
+    command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={profile}", *options]
     done = subprocess.run(
-        [*command, "-m", "benchmarks.counted", what, str(messages), "--callgrind"],
+        [*command, sys.executable, "-m", "benchmarks.counted", what, str(messages), "--callgrind"],
         cwd=_ROOT,
         env=os.environ | {"PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
         timeout=_TIMEOUT,
     )
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if done.returncode or found is None:
+    if done.returncode:
         raise RuntimeError(f"counting {what} failed: {done.stderr[-2000:]}")
-    return int(found[1])
+    return done.stderr
 
 
 def per_message(what: str, messages: int = _MESSAGES) -> float:
