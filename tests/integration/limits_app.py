@@ -21,7 +21,7 @@ def sleep(seconds: float, note: str) -> str:
     return "slept"
 
 
-@app.task(name="child.soft", pool="process", retry=0, soft_timeout=0.2, timeout=60)
+@app.task(name="child.soft", pool="process", retry=0, soft_timeout=2.0, timeout=60)
 def soft() -> str:
     """Say whether the soft limit was raised inside."""
     try:
