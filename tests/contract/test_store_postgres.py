@@ -97,6 +97,7 @@ class TestPostgreSQL(StoreContract):
             store = open_store(url)
             async with asyncio.timeout(PATIENCE):
                 await store.open()
+            assert store.id
             await store.close()
             connection.execute(f"DROP SCHEMA {name}_other")
 
