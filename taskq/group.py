@@ -34,7 +34,6 @@ class Group(Generic[T, U]):
         self._what = what
         self._pending: list[tuple[T, Callable[[U], None]]] = []
         self._filled = asyncio.Event()
-        self._busy = False
         self._idle = asyncio.Event()
         self._idle.set()
         self.failing_since: float | None = None

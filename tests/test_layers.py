@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent / "taskq"
 
 GROUND = {
     "errors", "clock", "duration", "expression", "queue", "retry", "message", "outcome", "serialization", "settings",
-    "context", "group", "timetable", "flow", "http.request",
+    "context", "group", "timetable", "flow", "collector", "http.request",
 }  # fmt: skip
 PORTS = {"broker.base", "store.base", "store.gateway"}
 SHARED = GROUND | PORTS | {"dispatch", "dead_letter"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import ipaddress
 import logging
 import signal
@@ -16,6 +15,7 @@ import uvicorn
 from taskq.api.app import make_api
 from taskq.api.protocol import MAX_HEAD_BYTES, PROTOCOL
 from taskq.app import TaskQ
+from taskq.collector import spare_what_stays
 from taskq.errors import BrokerUnavailable, InvalidSetting, StoreUnavailable
 
 logger = logging.getLogger("taskq.api")
@@ -23,7 +23,6 @@ logger = logging.getLogger("taskq.api")
 EXIT_UNAVAILABLE = 69  # the broker or the store did not answer at start
 BACKLOG = 2048  # connections that wait to be accepted
 KEEP_ALIVE = 75  # seconds
-YOUNG_OBJECTS = 10_000  # new ones, before Python's garbage collector looks at them
 
 
 def listen(app: TaskQ, host: str, port: int) -> socket.socket:
@@ -71,12 +70,7 @@ class _Host(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        gc.collect(1)
-        gc.freeze()  # what the start has made stays: the garbage collector need not look at it
-        youngest, *older = gc.get_threshold()
-        if youngest:
-            # What a hundred requests hold while they wait is more than Python's 700.
-            gc.set_threshold(max(youngest, YOUNG_OBJECTS), *older)
+        spare_what_stays()
 
 
 def _config(app: TaskQ, *, closes: bool) -> uvicorn.Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
 from taskq.app import TaskQ, loop_factory
+from taskq.collector import spare_what_stays
 from taskq.errors import BrokerUnavailable, StoreUnavailable, TaskqError
 from taskq.load import load_app
 from taskq.worker.watchdog import Health, Watchdog
@@ -27,7 +27,6 @@ EXIT_OK = 0
 EXIT_REFUSED = 1  # it cannot work as it is set up: starting it again is of no use
 EXIT_UNAVAILABLE = 69  # the broker or the store did not answer at start
 EXIT_RECYCLE = 75  # its successor is wanted
-YOUNG_OBJECTS = 10_000  # new ones, before Python's garbage collector looks at them
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +99,7 @@ async def _run(
 async def _freeze_when_started(worker: Worker) -> None:
     """Take what the start has made, 80,000 objects that stay, out of the garbage collector's sight."""
     await worker.started.wait()
-    gc.collect(1)  # what the start dropped; a look at all of it would hold up the first task
-    gc.freeze()
-    youngest, *older = gc.get_threshold()
-    if youngest:
-        # A few hundred messages in hand are more objects than Python's 700, and would be gone through again and again.
-        gc.set_threshold(max(youngest, YOUNG_OBJECTS), *older)
+    spare_what_stays()
 
 
 def _first(error: BaseException) -> BaseException:

@@ -13,11 +13,10 @@ from taskq.errors import TaskqError
 from taskq.group import Group
 from taskq.queue import QueueRecord, RateLimit
 from taskq.store.base import Permits, Store
+from taskq.worker.keys import AHEAD_MOST
 from taskq.worker.units import RETRY_SUBSCRIBE, FifoUnit, Host, OpenUnit, SlotUnit, Unit
 
 logger = logging.getLogger("taskq.worker")
-
-AHEAD_MOST = 5.0  # seconds by which a stamp that is made again may lie ahead
 
 
 class QueueServer:
