@@ -177,9 +177,9 @@ def in_sender() -> None:
     """The gaps of a sender; what is after its confirm, it passes by itself."""
     publish, confirmed = ConfirmChannel.publish, ConfirmChannel._confirmed
 
-    def before_frames(self: Any, message: Any, *args: Any) -> None:
+    def before_frames(self: Any, *args: Any) -> None:
         pass_by("sender: frames not sent")
-        publish(self, message, *args)
+        publish(self, *args)
 
     def before_confirm(self: Any, *args: Any) -> None:
         pass_by("sender: sent, confirm not read")

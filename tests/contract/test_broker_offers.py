@@ -12,7 +12,7 @@ import pytest
 from taskq.broker.base import BrokerQueue, Kind
 from taskq.broker.memory import forget
 from taskq.errors import PublishUnconfirmed, QueueMissing, TaskqError
-from tests.contract.broker_lab import OPEN, BehindAProxy, InALab, Inbox, Lab, message, numbered
+from tests.contract.broker_lab import FIFO, OPEN, BehindAProxy, InALab, Inbox, Lab, message, numbered
 from tests.proxy import Proxy
 from tests.support import eventually
 
@@ -54,6 +54,7 @@ class OffersContract(InALab):
         """Exactly the message without a queue is told to be missing one, and a declaration afterwards counts."""
         broker, outcomes = await lab.broker(), Outcomes()
         await broker.declare(OPEN)
+        await broker.publish(message(b"first"))
         nowhere = BrokerQueue(Kind.TASK, "nowhere")
         for body, to in ((b"a", OPEN), (b"b", nowhere), (b"c", OPEN)):
             assert outcomes.offer(broker, body, to)
@@ -80,11 +81,22 @@ class TestRabbitMQ(BehindAProxy, OffersContract):
         """An offer that nobody confirms is told to be unconfirmed after `publish_timeout`, beside a call that waits."""
         broker, outcomes = await lab.broker(url=self.through(proxy, lab.url), publish_timeout=0.5), Outcomes()
         await broker.declare(OPEN)
+        await broker.publish(message(b"confirmed"))
         proxy.silence(to_server=False)
         assert outcomes.offer(broker, b"one") and outcomes.offer(broker, b"two")
         errors = await broker.publish_many(numbered(2))
         assert [type(error) for error in errors] == [PublishUnconfirmed] * 2
         assert await outcomes.of(2) == {"one": PublishUnconfirmed, "two": PublishUnconfirmed}
+
+    async def test_offer_behind_the_first(self, lab: Lab, proxy: Proxy) -> None:
+        """While the first message for a queue has no answer there are no offers to it; those to others are taken."""
+        broker, outcomes = await lab.broker(url=self.through(proxy, lab.url), publish_timeout=0.5), Outcomes()
+        await broker.declare(OPEN)
+        await broker.declare(FIFO)
+        proxy.silence(to_server=False)
+        assert outcomes.offer(broker, b"first") and not outcomes.offer(broker, b"second")
+        assert outcomes.offer(broker, b"elsewhere", FIFO)
+        assert await outcomes.of(2) == {"first": PublishUnconfirmed, "elsewhere": PublishUnconfirmed}
 
     async def test_offer_and_a_cut(self, lab: Lab, proxy: Proxy) -> None:
         """A connection that breaks tells of what was offered on it, and takes no offer until the next one stands."""

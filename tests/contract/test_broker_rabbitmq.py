@@ -163,12 +163,64 @@ class TestRabbitMQ(BehindAProxy, BrokerContract):
         assert publisher._channel is not channel
         await ready(broker, FIFO, 200)
 
+    async def test_refused_at_first(self, lab: Lab) -> None:
+        """What a queue refuses at first, as one does that is just being declared, is sent again, in its order.
+
+        A queue that is over its length refuses as well, and it can be told when to stop.
+        """
+        broker = await lab.broker()
+        name = broker.names.queue(OPEN)
+        async with await aio_pika.connect(lab.url) as connection:
+            arguments = {"x-queue-type": "quorum", "x-max-length": 150, "x-overflow": "reject-publish"}
+            channel = await connection.channel()
+            queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+            await queue.bind(*broker.names.route(OPEN))
+
+            async def overfull() -> bool:
+                try:
+                    await channel.default_exchange.publish(aio_pika.Message(b"filler"), name)
+                except aio_pika.exceptions.DeliveryError:
+                    return True
+                return False
+
+            await eventually(overfull)
+            sending = [asyncio.create_task(broker.publish_many(numbered(10)))]
+            sending += [asyncio.create_task(broker.publish(one)) for one in numbered(100)[10:]]
+            publisher = broker._publisher
+            await eventually(lambda: publisher._channel.refusals)
+            await queue.purge()
+            [outcomes, *_] = await asyncio.gather(*sending)
+            assert outcomes == [None] * 10
+        inbox = Inbox(acknowledge=True)
+        await broker.subscribe(OPEN, inbox, prefetch=200, redeclare=False)
+        await inbox.holds(100)
+        assert inbox.bodies == [b"%d" % number for number in range(100)]
+
+    async def test_closed_while_refused(self, lab: Lab) -> None:
+        """A publish that is to be sent again is told so when the broker is closed, rather than left waiting."""
+        broker = await lab.broker()
+        async with await aio_pika.connect(lab.url) as connection:
+            arguments = {"x-queue-type": "quorum", "x-max-length": 0, "x-overflow": "reject-publish"}
+            queue = await (await connection.channel()).declare_queue(
+                broker.names.queue(OPEN), durable=True, arguments=arguments
+            )
+            await queue.bind(*broker.names.route(OPEN))
+        await broker.publish(message(b"one too many"))
+        again = await lab.broker()
+        publishing = asyncio.create_task(again.publish(message(b"refused")))
+        publisher = again._publisher
+        await eventually(lambda: publisher._channel.refusals)
+        await again.close()
+        with pytest.raises(Refused):
+            await publishing
+
     # -- a network that loses its way -------------------------------------------------------------
 
     async def test_unconfirmed(self, lab: Lab, proxy: Proxy) -> None:
         """A publish whose confirm does not come in time says that the message may have arrived; it has."""
         broker = await lab.broker(url=self.through(proxy, lab.url), publish_timeout=0.5)
         await broker.declare(OPEN)
+        await broker.publish(message(b"confirmed"))
         proxy.silence(to_server=False)
         async with asyncio.timeout(30):
             with pytest.raises(PublishUnconfirmed):
@@ -176,7 +228,20 @@ class TestRabbitMQ(BehindAProxy, BrokerContract):
             outcomes = await broker.publish_many(numbered(3))
         assert [type(outcome) for outcome in outcomes] == [PublishUnconfirmed] * 3
         other = await lab.broker()
-        await ready(other, OPEN, 4)
+        await ready(other, OPEN, 5)
+
+    async def test_first_message_unconfirmed(self, lab: Lab, proxy: Proxy) -> None:
+        """While the first one for a queue has no answer, those behind it say that they were not sent; nor were they."""
+        broker = await lab.broker(url=self.through(proxy, lab.url), publish_timeout=0.5)
+        await broker.declare(OPEN)
+        proxy.silence(to_server=False)
+        async with asyncio.timeout(30):
+            first, *others = await broker.publish_many(numbered(3))
+            (later,) = await broker.publish_many(numbered(1))
+        assert type(first) is PublishUnconfirmed
+        for other in (*others, later):
+            assert type(other) is BrokerUnavailable and "it was not sent" in str(other)
+        await ready(await lab.broker(), OPEN, 1)
 
     async def test_unconfirmed_by_a_cut(self, lab: Lab, proxy: Proxy) -> None:
         """A connection that breaks before the confirm tells the publisher at once."""

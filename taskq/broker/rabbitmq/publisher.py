@@ -3,15 +3,20 @@
 A message costs one entry in a map: frames from a template, one write a turn of the loop for all that
 were published in it, and no lock, timer or task of its own.
 
+The first message of a channel for a queue goes ahead alone, and the others for this queue follow once the broker has
+taken it. For a quorum queue refuses what comes while another process is still declaring it, or while it has no leader:
+the first message is then sent again over a new channel, and none has overtaken it.
+
 Source: RabbitMQ documentation, "Consumer Acknowledgements and Publisher Confirms".
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import aiormq
@@ -27,56 +32,69 @@ from taskq.queue import MAX_PRIORITY
 log = logging.getLogger("taskq.broker")
 _RETRY_PAUSE = 0.2  # seconds between attempts to open a channel on a connection that stands
 _FIRST_RENEWAL, _MOST_RENEWAL = 0.1, 2.0  # seconds from a refusal to a new channel, doubled while it goes on
+_REFUSED_FOR = 3.0  # seconds for which a message that a queue refuses at first is sent again: an election's time
 _DRAIN = 1.0  # seconds that a channel to be replaced gets for the confirms that are under way
 _NOT_FOUND, _ACCESS_REFUSED = 404, 403
 
+_First = tuple[Outgoing, "Batch", int]
 _Opener = Callable[[Connection], Awaitable[object]]
 
 
 class Refused(PublishUnconfirmed):
-    """The broker refused the message with a nack (`x-overflow=reject-publish`)."""
+    """The broker refused the message with a nack: the queue is full (`x-overflow=reject-publish`) or has no leader."""
+
+    def __init__(self) -> None:
+        super().__init__("the broker refused the message: the queue is full, or its leader is down")
 
 
-class _Open:
-    """The mark of a message that has no outcome yet."""
+class _Open(enum.Enum):
+    """How far a message has come that has no outcome yet."""
 
-
-_OPEN = _Open()
+    HELD = enum.auto()  # not sent yet
+    SENT = enum.auto()
+    REFUSED = enum.auto()  # to be sent again
 
 
 class Batch:
     """The messages of one publish call: their outcomes, and who is told once all have theirs."""
 
-    __slots__ = ("deadline", "ended", "left", "outcomes", "sent")
+    __slots__ = ("begun", "deadline", "ended", "left", "outcomes")
 
-    def __init__(self, size: int, deadline: float, ended: Callable[[Batch], None]) -> None:
-        self.outcomes: list[TaskqError | None | _Open] = [_OPEN] * size
+    def __init__(self, size: int, begun: float, timeout: float, ended: Callable[[Batch], None]) -> None:
+        self.outcomes: list[TaskqError | None | _Open] = [_Open.HELD] * size
         self.left = size
-        self.sent = 0
-        self.deadline = deadline
+        self.begun = begun
+        self.deadline = begun + timeout
         self.ended = ended
 
     def results(self) -> list[TaskqError | None]:
         """For each message None or its error."""
         return [None if isinstance(outcome, _Open) else outcome for outcome in self.outcomes]
 
+    def may_be_repeated(self, index: int, now: float) -> bool:
+        """Whether a message that was refused is to be sent again."""
+        return isinstance(self.outcomes[index], _Open) and now < min(self.deadline, self.begun + _REFUSED_FOR)
+
     def settle(self, index: int, error: TaskqError | None) -> None:
         """One message has its outcome; a second one is ignored."""
-        if self.outcomes[index] is not _OPEN:
+        if not isinstance(self.outcomes[index], _Open):
             return
         self.outcomes[index] = error
         self.left -= 1
         if not self.left:
             self.ended(self)
 
-    def expire(self, timeout: float) -> None:
-        """The deadline has passed: what was sent is unconfirmed."""
-        for index in range(self.sent):
-            if self.outcomes[index] is _OPEN:
-                self.settle(index, PublishUnconfirmed(f"the broker did not confirm within {timeout} s: it may arrive"))
+    def expire(self) -> None:
+        """The deadline has passed: what was sent is unconfirmed or refused. Who holds a message sees to it."""
+        for index, outcome in enumerate(self.outcomes):
+            if outcome is _Open.SENT:
+                within = f"{self.deadline - self.begun:g} s"
+                self.settle(index, PublishUnconfirmed(f"the broker did not confirm within {within}: it may arrive"))
+            elif outcome is _Open.REFUSED:
+                self.settle(index, Refused())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Route:
     """Where messages of one queue go: the publish frame on this channel, and names for errors."""
 
@@ -84,6 +102,15 @@ class _Route:
     exchange: str
     queue: str
     slot: bool
+    open: bool = False  # the broker has taken a message on it, or is not waited for
+    first: _First | None = None  # the one that is sent alone
+    answered: asyncio.Future[None] | None = None  # set while others are held behind the first
+
+    def let_go(self) -> None:
+        """What is held need not wait for the first any more."""
+        if self.answered is not None:
+            self.answered.set_result(None)
+            self.first = self.answered = None
 
 
 class ConfirmChannel:
@@ -96,6 +123,7 @@ class ConfirmChannel:
         self.refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._idle: asyncio.Future[str] | None = None  # of one that is retired: nothing is pending
         self._names = names
+        self.refusals: list[_First] = []  # to be sent again, over the next channel
         self._routes: dict[BrokerQueue, _Route] = {}
         self._content_types: dict[str, bytes] = {}
         self._sequence = 0
@@ -104,9 +132,12 @@ class ConfirmChannel:
         self._returned: list[bytes] = []  # the content header of a return, once it has come
         self._return_left = 0
 
-    def publish(self, message: Outgoing, batch: Batch, index: int) -> None:
+    def route(self, queue: BrokerQueue) -> _Route:
+        """Where messages for this queue go on this channel. While its `answered` is pending they are to be held."""
+        return self._routes.get(queue) or self._new_route(queue)
+
+    def publish(self, route: _Route, message: Outgoing, batch: Batch, index: int) -> None:
         """Write the message at the end of this turn of the loop; its outcome goes to the batch."""
-        route = self._routes.get(message.to) or self._route(message.to)
         content_type = self._content_types.get(message.content_type)
         if content_type is None:
             content_type = self._content_types[message.content_type] = frames.short(message.content_type)
@@ -120,11 +151,16 @@ class ConfirmChannel:
         )
         body = frames.body_frames(number, message.body, self.connection.frame_max)
         self.connection.write(route.method + header + body)
+        batch.outcomes[index] = _Open.SENT
+        if not route.open:
+            route.first = (message, batch, index)
+            route.answered = asyncio.get_running_loop().create_future()
 
-    def _route(self, queue: BrokerQueue) -> _Route:
+    def _new_route(self, queue: BrokerQueue) -> _Route:
         exchange, key = self._names.route(queue)
         method = frames.publish_method(self.amqp.number, exchange, key, mandatory=True)
-        route = self._routes[queue] = _Route(method, exchange, self._names.queue(queue), queue.kind is Kind.SLOT)
+        slot = queue.kind is Kind.SLOT
+        route = self._routes[queue] = _Route(method, exchange, self._names.queue(queue), slot, open=slot)
         return route
 
     def method(self, method_id: int, payload: bytes) -> bool:
@@ -132,9 +168,7 @@ class ConfirmChannel:
             self._confirmed(payload, None)
             return True
         if method_id == frames.BASIC_NACK:
-            self._confirmed(
-                payload, Refused("the broker refused the message: the queue is full, or its leader is down")
-            )
+            self._confirmed(payload, Refused())
             return True
         if method_id == frames.BASIC_RETURN:
             self._returned.clear()
@@ -164,7 +198,7 @@ class ConfirmChannel:
         self._end("the channel was replaced")
         self.connection.leave_channel(self.amqp)
 
-    def _confirmed(self, payload: bytes, error: TaskqError | None) -> None:
+    def _confirmed(self, payload: bytes, error: Refused | None) -> None:
         tag, multiple = frames.read_confirm(payload)
         if not multiple:
             self._settle(tag, error)
@@ -173,22 +207,37 @@ class ConfirmChannel:
             self._settle(each, error)
         self._lowest = max(self._lowest, tag + 1)
 
-    def _settle(self, tag: int, error: TaskqError | None) -> None:
+    def _settle(self, tag: int, error: Refused | None) -> None:
         entry = self._pending.pop(tag, None)
         if entry is not None:
             batch, index, route = entry
-            batch.settle(index, error)
+            if route.open:
+                batch.settle(index, error)
+            else:
+                self._settle_first(route, error)
             # A slot has its token already, usually; that says nothing of the channel.
             if error is not None and not route.slot and not self.refused.done():
                 self.refused.set_result("")
             if self._idle is not None and not self._pending and not self._idle.done():
                 self._idle.set_result("")
 
+    def _settle_first(self, route: _Route, error: Refused | None) -> None:
+        assert route.first is not None
+        message, batch, index = route.first
+        if error is not None and batch.may_be_repeated(index, asyncio.get_running_loop().time()):
+            batch.outcomes[index] = _Open.REFUSED
+            self.refusals.append((message, batch, index))
+            return  # what is held waits for the next channel, where this one goes first again
+        route.open = True
+        route.let_go()
+        batch.settle(index, error)
+
     def _settle_return(self, header: bytes) -> None:
         correlation = frames.correlation_of(header)
         entry = self._pending.pop(int(correlation), None) if correlation and correlation.isdigit() else None
         if entry is not None:
             batch, index, route = entry
+            route.let_go()
             batch.settle(index, _missing(route))
 
     def _closed(self, code: int, text: str) -> None:
@@ -209,6 +258,8 @@ class ConfirmChannel:
         for batch, index, _ in self._pending.values():
             batch.settle(index, PublishUnconfirmed(f"{reason} before the broker confirmed: it may arrive"))
         self._pending.clear()
+        for route in self._routes.values():
+            route.let_go()
 
 
 class LooseChannel:
@@ -252,6 +303,7 @@ class Publisher:
         self._channel: ConfirmChannel | None = None
         self._loose: LooseChannel | None = None
         self._ready = asyncio.Event()
+        self._repeated: list[_First] = []  # refused by a channel that is gone
         self._batches: deque[Batch] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -276,6 +328,8 @@ class Publisher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for _, batch, index in (*self._repeated, *(self._channel.refusals if self._channel is not None else ())):
+            batch.settle(index, Refused())
 
     @property
     def blocked(self) -> str:
@@ -290,28 +344,54 @@ class Publisher:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         batch = self._batch(len(messages), loop, lambda _: None if done.done() else done.set_result(None))
-        for index, message in enumerate(messages):
-            channel = self._writable()
-            if channel is None:
-                try:
-                    channel = await self._usable(batch.deadline)
-                except BrokerUnavailable as error:
-                    for unsent in range(index, len(messages)):
-                        batch.settle(unsent, error)
-                    break
-            channel.publish(message, batch, index)
-            batch.sent = index + 1
+        left: Iterable[tuple[int, Outgoing]] = enumerate(messages)
+        try:
+            while left := await self._write(left, batch):
+                await self._answer(left[0][1].to, batch.deadline)
+        except BrokerUnavailable as error:
+            for index, outcome in enumerate(batch.outcomes):
+                if outcome is _Open.HELD:
+                    batch.settle(index, error)
         await done
         return batch.results()
+
+    async def _write(self, messages: Iterable[tuple[int, Outgoing]], batch: Batch) -> list[tuple[int, Outgoing]]:
+        """Write them in their order, but for those that are to be held, which it gives."""
+        held: list[tuple[int, Outgoing]] = []
+        behind: set[BrokerQueue] = set()
+        for index, message in messages:
+            channel = self._writable() or await self._usable(batch.deadline)
+            route = channel.route(message.to)
+            if route.answered is not None or (behind and message.to in behind):
+                held.append((index, message))
+                behind.add(message.to)
+            else:
+                channel.publish(route, message, batch, index)
+        return held
+
+    async def _answer(self, queue: BrokerQueue, deadline: float) -> None:
+        """Return once messages for this queue need not be held any more.
+
+        Raises:
+            BrokerUnavailable: not until the deadline.
+        """
+        channel = await self._usable(deadline)
+        answered = channel.route(queue).answered
+        if answered is not None:
+            await asyncio.wait({answered}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+            if not answered.done():
+                raise self._unsent("an earlier message for the same queue has no answer yet")
 
     def offer(self, message: Outgoing, ended: Callable[[TaskqError | None], None]) -> bool:
         """As `Broker.offer`."""
         channel = self._writable()
         if channel is None:
             return False
+        route = channel.route(message.to)
+        if route.answered is not None:
+            return False
         batch = self._batch(1, asyncio.get_running_loop(), lambda batch: ended(batch.results()[0]))
-        channel.publish(message, batch, 0)
-        batch.sent = 1
+        channel.publish(route, message, batch, 0)
         return True
 
     def _writable(self) -> ConfirmChannel | None:
@@ -348,14 +428,17 @@ class Publisher:
         except TimeoutError:
             blocked = self.blocked
             why = f"it blocks publishing ({blocked})" if blocked else "there is no connection to it"
-            raise BrokerUnavailable(
-                f"the broker did not take the message within {self._timeout} s, it was not sent: {why}"
-            ) from None
+            raise self._unsent(why) from None
+
+    def _unsent(self, why: str) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"the broker did not take the message within {self._timeout} s, it was not sent: {why}"
+        )
 
     # -- deadlines: calls begin in the order of their deadlines, so one timer serves all ---------
 
     def _batch(self, size: int, loop: asyncio.AbstractEventLoop, ended: Callable[[Batch], None]) -> Batch:
-        batch = Batch(size, loop.time() + self._timeout, ended)
+        batch = Batch(size, loop.time(), self._timeout, ended)
         while self._batches and not self._batches[0].left:
             self._batches.popleft()
         self._batches.append(batch)
@@ -372,7 +455,7 @@ class Publisher:
                 if batch.deadline > now:
                     self._timer = loop.call_at(batch.deadline, self._expire, loop)
                     return
-                batch.expire(self._timeout)
+                batch.expire()
             self._batches.popleft()
 
     # -- channels ---------------------------------------------------------------------------
@@ -383,6 +466,12 @@ class Publisher:
         connection.take_over(amqp, channel)
         connection.splitter.on_blocked = self._on_blocked
         self._channel = channel
+        repeated, self._repeated = self._repeated, []
+        for message, batch, index in repeated:
+            if batch.may_be_repeated(index, asyncio.get_running_loop().time()):
+                channel.publish(channel.route(message.to), message, batch, index)
+            else:
+                batch.settle(index, Refused())
         self._on_blocked(connection.splitter.blocked)
         return channel
 
@@ -416,6 +505,7 @@ class Publisher:
                 await channel.retire()
                 renewed = loop.time()
             self._ready.clear()
+            self._repeated += channel.refusals
             await self._again(self._open_confirms)
 
     async def _keep_loose(self) -> None:

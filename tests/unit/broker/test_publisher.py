@@ -25,17 +25,21 @@ SLOT = BrokerQueue(Kind.SLOT, "emails", 0)
 class Bench:
     """A confirm channel over no network, with messages published on it."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int = 0, *, opened: bool = True) -> None:
         lost = asyncio.get_running_loop().create_future()
         lost.set_result("cut")
         connection: Any = SimpleNamespace(frame_max=1000, write=lambda data: None, lost=lost)
         amqp: Any = SimpleNamespace(number=1)
         self.channel = ConfirmChannel(connection, amqp, Names("taskq"))
         self.ended: list[Batch] = []
-        self.batch = Batch(count, 0.0, self.ended.append)
-        for index in range(count):
-            to = DEAD_LETTER if index % 2 else QUEUE
-            self.channel.publish(Outgoing(to, b"x", "same id", "t"), self.batch, index)
+        self.channel.route(QUEUE).open = self.channel.route(DEAD_LETTER).open = opened
+        self.send(*(DEAD_LETTER if index % 2 else QUEUE for index in range(count)))
+
+    def send(self, *targets: BrokerQueue, begun: float = 0.0) -> None:
+        """Publish a batch of one message for each."""
+        self.batch = Batch(len(targets), begun, 5.0, self.ended.append)
+        for index, to in enumerate(targets):
+            self.channel.publish(self.channel.route(to), Outgoing(to, b"x", "same id", "t"), self.batch, index)
 
     def hear(self, frame: Any) -> None:
         payload = pamqp.frame.marshal(frame, 1)[7:-1]
@@ -81,12 +85,77 @@ def test_refusals_condemn_the_channel() -> None:
 
     async def run() -> None:
         bench = Bench(1)
-        bench.batch = Batch(1, 0.0, bench.ended.append)
-        bench.channel.publish(Outgoing(SLOT, b"token", "", ""), bench.batch, 0)
+        bench.send(SLOT)
         bench.hear(commands.Basic.Nack(2))
         assert bench.kinds == [Refused] and not bench.channel.refused.done()
         bench.hear(commands.Basic.Nack(1))
         assert bench.channel.refused.done() and not bench.channel.lost.done()
+
+    asyncio.run(run())
+
+
+def test_first_message() -> None:
+    """Others are held until the broker has taken the first for their queue; those for another queue are not."""
+
+    async def run() -> None:
+        bench = Bench(opened=False)
+        route = bench.channel.route(QUEUE)
+        assert route.answered is None
+        bench.send(QUEUE)
+        answered = route.answered
+        assert answered is not None and bench.channel.route(DEAD_LETTER).answered is None
+        bench.hear(commands.Basic.Ack(1))
+        assert answered.done() and route.answered is None and bench.kinds == [type(None)]
+        bench.send(QUEUE, QUEUE)
+        assert route.answered is None
+
+    asyncio.run(run())
+
+
+def test_first_message_refused() -> None:
+    """It is kept for the next channel, and those behind it are held until this one has ended."""
+
+    async def run() -> None:
+        bench = Bench(opened=False)
+        bench.send(QUEUE, begun=asyncio.get_running_loop().time())
+        answered = bench.channel.route(QUEUE).answered
+        bench.hear(commands.Basic.Nack(1))
+        assert answered is not None and not answered.done() and bench.channel.refused.done()
+        assert [(batch, index) for _, batch, index in bench.channel.refusals] == [(bench.batch, 0)] and not bench.ended
+        bench.channel.gone()
+        assert answered.done() and not bench.ended
+        bench.batch.expire()
+        assert bench.kinds == [Refused]
+
+    asyncio.run(run())
+
+
+def test_first_message_refused_for_long() -> None:
+    """A queue that has refused for seconds is full: the message is told so, and so is each that was held."""
+
+    async def run() -> None:
+        bench = Bench(opened=False)
+        bench.send(QUEUE, begun=asyncio.get_running_loop().time() - 4.0)
+        answered = bench.channel.route(QUEUE).answered
+        bench.hear(commands.Basic.Nack(1))
+        assert bench.kinds == [Refused] and not bench.channel.refusals
+        assert answered is not None and answered.done() and bench.channel.route(QUEUE).answered is None
+
+    asyncio.run(run())
+
+
+def test_first_message_returned() -> None:
+    """Without a queue there is nothing to wait for; the next message is the first again."""
+
+    async def run() -> None:
+        bench = Bench(opened=False)
+        bench.send(QUEUE)
+        answered = bench.channel.route(QUEUE).answered
+        bench.hear_return(1)
+        bench.hear(commands.Basic.Ack(1))
+        assert bench.kinds == [QueueMissing] and answered is not None and answered.done()
+        bench.send(QUEUE)
+        assert bench.channel.route(QUEUE).answered is not None
 
     asyncio.run(run())
 
@@ -132,8 +201,7 @@ def test_expiry() -> None:
 
     async def run() -> None:
         bench = Bench(2)
-        bench.batch.sent = 2
-        bench.batch.expire(5.0)
+        bench.batch.expire()
         bench.hear(commands.Basic.Ack(2, True))
         assert bench.kinds == [PublishUnconfirmed] * 2
 
