@@ -12,10 +12,10 @@ import aio_pika
 import aiormq
 import pytest
 
-from taskq.broker.base import Loss
+from taskq.broker.base import BrokerQueue, Loss
 from taskq.broker.rabbitmq import frames
-from taskq.broker.rabbitmq.publisher import Refused
-from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed
+from taskq.broker.rabbitmq.publisher import Publisher, Refused
+from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed, QueueMissing
 from tests.contract.broker_contract import BrokerContract
 from tests.contract.broker_lab import FIFO, OPEN, SLOT, BehindAProxy, Inbox, Lab, message, numbered, ready
 from tests.proxy import Proxy
@@ -195,6 +195,21 @@ class TestRabbitMQ(BehindAProxy, BrokerContract):
         await broker.subscribe(OPEN, inbox, prefetch=200, redeclare=False)
         await inbox.holds(100)
         assert inbox.bodies == [b"%d" % number for number in range(100)]
+
+    async def test_missing_at_first(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """None of a batch overtakes a message of it that missed its queue, though somebody has declared it since."""
+        broker, other = await lab.broker(), await lab.broker()
+        await broker.declare(FIFO)
+        answer = Publisher._answer
+
+        async def slowly(publisher: Publisher, queue: BrokerQueue, deadline: float) -> None:
+            await answer(publisher, queue, deadline)
+            await other.declare(OPEN)
+
+        monkeypatch.setattr(Publisher, "_answer", slowly)
+        outcomes = await broker.publish_many([*numbered(10), *numbered(10, FIFO)])
+        assert [type(outcome) for outcome in outcomes] == [QueueMissing] * 10 + [type(None)] * 10
+        assert await broker.publish_many(numbered(10)) == [None] * 10
 
     async def test_closed_while_refused(self, lab: Lab) -> None:
         """A publish that is to be sent again is told so when the broker is closed, rather than left waiting."""

@@ -344,10 +344,11 @@ class Publisher:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         batch = self._batch(len(messages), loop, lambda _: None if done.done() else done.set_result(None))
-        left: Iterable[tuple[int, Outgoing]] = enumerate(messages)
         try:
-            while left := await self._write(left, batch):
-                await self._answer(left[0][1].to, batch.deadline)
+            held = await self._write(enumerate(messages), batch)
+            while held:
+                await self._answer(held[0][1].to, batch.deadline)
+                held = await self._write(_not_missing(held, messages, batch), batch)
         except BrokerUnavailable as error:
             for index, outcome in enumerate(batch.outcomes):
                 if outcome is _Open.HELD:
@@ -523,6 +524,22 @@ class Publisher:
             except (BrokerUnavailable, aiormq.AMQPError) as error:
                 log.debug("opening a publishing channel: %s", error)
                 await asyncio.sleep(_RETRY_PAUSE)
+
+
+def _not_missing(
+    held: Sequence[tuple[int, Outgoing]], messages: Sequence[Outgoing], batch: Batch
+) -> list[tuple[int, Outgoing]]:
+    """Those of the held whose queue was there for the first of the batch. The others are missing it with the first,
+    even if it is there by now: they would overtake it."""
+    missing = {
+        message.to: outcome
+        for message, outcome in zip(messages, batch.outcomes, strict=True)
+        if isinstance(outcome, QueueMissing)
+    }
+    for index, message in held:
+        if message.to in missing:
+            batch.settle(index, missing[message.to])
+    return [(index, message) for index, message in held if message.to not in missing]
 
 
 def _missing(route: _Route) -> QueueMissing:
