@@ -26,6 +26,7 @@ MAX_NAME_CHARS = 200
 MAX_PARALLELISM = 1024
 MAX_PARTITIONS = 1024
 MAX_PRIORITY = 31
+MAX_RATE = 1_000_000_000  # starts in one window
 RATE_SLACK = 0.02
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -49,7 +50,7 @@ class RateLimit:
     """At most `limit` starts in any `per` seconds, over all processes: a rolling window.
 
     Args:
-        limit: starts, at least 1.
+        limit: starts, 1 to 1,000,000,000.
         per: seconds, more than 0, at most seven days.
     """
 
@@ -57,8 +58,8 @@ class RateLimit:
     per: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1:
-            raise InvalidQueue(f"RateLimit.limit must be a whole number of at least 1, got {self.limit!r}")
+        if not isinstance(self.limit, int) or isinstance(self.limit, bool) or not 1 <= self.limit <= MAX_RATE:
+            raise InvalidQueue(f"RateLimit.limit must be a whole number from 1 to {MAX_RATE}, got {self.limit!r:.80}")
         if not isinstance(self.per, int | float) or not 0 < self.per <= 7 * 86400:
             raise InvalidQueue(f"RateLimit.per must be seconds above 0 and at most 604800, got {self.per!r}")
 

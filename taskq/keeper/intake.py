@@ -6,7 +6,7 @@ A delivery is acknowledged once the store has it; what the store cannot take yet
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 from taskq import dead_letter
@@ -65,18 +65,28 @@ class Booking(Intake):
         self._latest = clock.now()
 
     async def _take(self, deliveries: list[Delivery]) -> list[None]:
-        rows = []
-        for delivery in deliveries:
+        rows: dict[int, WaitingRow] = {}
+        for index, delivery in enumerate(deliveries):
             try:
                 message = decode(delivery.body, delivery.content_type)
             except InvalidMessage as error:
                 await self._bury(delivery, error)
-                continue
-            rows.append(WaitingRow(message, message.not_before or self._now()))
-        if rows:
-            await self._store.book(rows)
-            self._on_due(min(to_ms(row.due_at) for row in rows))
+            else:
+                rows[index] = WaitingRow(message, message.not_before or self._now())
+        try:
+            await self._book(rows.values())
+        except InvalidMessage:
+            for index, row in rows.items():
+                try:
+                    await self._book([row])
+                except InvalidMessage as error:
+                    await self._bury(deliveries[index], error)
         return [None] * len(deliveries)
+
+    async def _book(self, rows: Collection[WaitingRow]) -> None:
+        if rows:
+            await self._store.book(list(rows))
+            self._on_due(min(to_ms(row.due_at) for row in rows))
 
     def _now(self) -> datetime:
         """Later with every message: what waits for its key alone keeps the order in which it came."""

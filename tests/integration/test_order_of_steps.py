@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,12 @@ from taskq.broker import open_broker
 from taskq.broker.base import DEAD, WAITING, BrokerQueue, Outgoing
 from taskq.clock import SystemClock
 from taskq.dispatch import Dispatcher, task_queue
+from taskq.errors import InvalidMessage
 from taskq.keeper.release import Release
 from taskq.message import CONTENT_TYPE, Message
 from taskq.outcome import Status
 from taskq.store import lines, open_store
+from taskq.store.adapter import SqlStore
 from taskq.store.base import Store, WaitingRow
 from taskq.worker import worker as worker_module
 from tests.integration.room import Room
@@ -110,6 +112,32 @@ async def test_what_cannot_be_booked_stays_on_the_broker(
         await ready(room, WAITING, 1)
     await room.worker()
     assert await handle.get_result_async(60) == 5
+
+
+async def test_what_no_store_can_hold_takes_nobody_along(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of delayed messages that are booked together the one that the store refuses is a dead letter; the others run."""
+
+    @room.app.task(name="late")
+    async def late(n: int) -> int:
+        return n
+
+    book = SqlStore.book
+
+    async def refusing(store: SqlStore, rows: Sequence[WaitingRow]) -> list[bool]:
+        if any(row.message.key == "too large" for row in rows):
+            raise InvalidMessage("the store cannot hold a value")
+        return await book(store, rows)
+
+    monkeypatch.setattr(SqlStore, "book", refusing)
+    keys = ["", "too large", ""]
+    handles = await room.app.enqueue_many_async(
+        [late.options(delay=0.1, key=key or None).message(n) for n, key in enumerate(keys)]
+    )
+    await room.worker()
+    assert [await handles[n].get_result_async(60) for n in (0, 2)] == [0, 2]
+    letter = await room.dead()
+    assert (letter.message_id, letter.reason) == (handles[1].id, "invalid-message")
+    assert letter.failure is not None and "cannot hold a value" in letter.failure.message
 
 
 async def test_what_cannot_be_archived_stays_on_the_broker(

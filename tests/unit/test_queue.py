@@ -44,9 +44,9 @@ def test_refused(settings: dict, says: str) -> None:
         Queue("q", **settings)
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "5"])
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "5", 1_000_000_001, 2**63])
 def test_rate_limit(limit: object) -> None:
-    """A rate is a whole number of starts, at least one."""
+    """A rate is a whole number of starts, at least one, that every store can hold."""
     with pytest.raises(InvalidQueue, match="RateLimit.limit must be"):
         RateLimit(limit)  # type: ignore[arg-type]
 
