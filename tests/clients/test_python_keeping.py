@@ -48,7 +48,7 @@ async def test_client_is_told_what_is_wrong_with_a_queue(api: Calls) -> None:
 async def test_client_pauses_a_queue(api: Calls, endpoint: Endpoint, path: Names, name: Names) -> None:
     """A paused queue takes messages and delivers none; resumed it delivers them in order."""
     target, queue = path(), name()
-    await api.queue.upsert(queue)
+    await api.queue.upsert(queue, paused=True)  # a later pause may take a second
     await api.queue.pause(queue)
     await api.queue.pause(queue)
     assert (await api.queue.get(queue)).paused is True
@@ -59,6 +59,8 @@ async def test_client_pauses_a_queue(api: Calls, endpoint: Endpoint, path: Names
     await api.queue.resume(queue)
     assert [one.body for one in await endpoint.until(target, 3)] == [b"0", b"1", b"2"]
     assert (await api.queue.get(queue)).paused is False
+    await api.queue.pause(queue)
+    assert (await api.queue.get(queue)).paused is True
     await api.queue.delete(queue)
 
 

@@ -32,12 +32,13 @@ test("queues", async () => {
 test("a paused queue", async () => {
   const queue = client.queue({ queueName: name() });
   const path = endpoint.path();
-  await queue.upsert({});
-  await queue.pause();
+  await queue.upsert({ paused: true }); // a later pause may take a second
   for (const body of ["0", "1"]) await queue.enqueue({ url: endpoint.url(path), body });
   assert.deepEqual([(await queue.get()).lag, endpoint.requests(path).length], [2, 0]);
   await queue.resume();
   assert.deepEqual((await endpoint.until(path, 2)).map((one) => one.body), ["0", "1"]);
+  await queue.pause();
+  assert.equal((await queue.get()).paused, true);
   await queue.delete();
 });
 
