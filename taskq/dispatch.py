@@ -82,7 +82,7 @@ class Dispatcher:
     ) -> list[TaskqError | None]:
         """Publish all, waiting for the confirms together; for each None or its error."""
         messages = [(message, await self._ranked(message, queue)) for message, queue in messages]
-        results = await self._broker.publish_many([self.outgoing(message, queue) for message, queue in messages])
+        results = await self._broker.publish_many(self.outgoing(message, queue) for message, queue in messages)
         missing: dict[str, list[int]] = {}
         for index, result in enumerate(results):
             if isinstance(result, QueueMissing):
@@ -110,7 +110,7 @@ class Dispatcher:
         """Make the queue that all of these miss, and publish them in their order."""
         try:
             record = await self._make(*messages[0])
-            return await self._broker.publish_many([self._routed(message, record) for message, _ in messages])
+            return await self._broker.publish_many(self._routed(message, record) for message, _ in messages)
         except TaskqError as error:
             return [error for _ in messages]
 

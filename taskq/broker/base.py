@@ -11,7 +11,7 @@ restores what was subscribed; only `close` ends that.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -285,8 +285,11 @@ class Broker(Protocol):
         """
         ...
 
-    async def publish_many(self, outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
-        """Publish all, in order, waiting for the confirms together; for each None or what `publish` would raise."""
+    async def publish_many(self, outgoing: Iterable[Outgoing]) -> list[TaskqError | None]:
+        """Publish all, in order, waiting for the confirms together; for each None or what `publish` would raise.
+
+        They are asked for one by one, while the first ones are on their way already.
+        """
         ...
 
     def send(self, reply_queue: str, body: bytes) -> None:

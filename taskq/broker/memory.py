@@ -14,7 +14,7 @@ import logging
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -513,7 +513,7 @@ class MemoryBroker:
         asyncio.get_running_loop().call_soon(on_outcome, error)
         return True
 
-    async def publish_many(self, outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
+    async def publish_many(self, outgoing: Iterable[Outgoing]) -> list[TaskqError | None]:
         results: list[TaskqError | None] = []
         for message in outgoing:
             try:

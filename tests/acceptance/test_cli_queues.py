@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import pytest
 
@@ -202,7 +202,7 @@ async def migrate_failing(cli: CommandLine, *, after: int) -> int | str | None:
         broker, store = await client.broker(), await client.store()
         publish_many, left = broker.publish_many, [after]
 
-        async def failing(outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
+        async def failing(outgoing: Iterable[Outgoing]) -> list[TaskqError | None]:
             left[0] -= 1
             if left[0] < 0:
                 return [PublishUnconfirmed("the connection went") for _ in outgoing]

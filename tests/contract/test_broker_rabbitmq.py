@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +14,7 @@ import aio_pika
 import aiormq
 import pytest
 
-from taskq.broker.base import BrokerQueue, Loss
+from taskq.broker.base import BrokerQueue, Loss, Outgoing
 from taskq.broker.rabbitmq import frames
 from taskq.broker.rabbitmq.publisher import Publisher, Refused
 from taskq.errors import AccessRefused, BrokerUnavailable, PublishUnconfirmed, QueueMissing
@@ -133,6 +135,47 @@ class TestRabbitMQ(BehindAProxy, BrokerContract):
         await eventually(lambda: inbox.losses == [Loss.CONNECTION])
         await broker.publish(message(b"by the third"))
         await inbox.holds(1)
+
+    async def test_first_messages_go_while_the_others_are_made(self, lab: Lab) -> None:
+        """Of a long batch the first have been confirmed before the last is asked for, and others have their turns."""
+        broker = await lab.broker()
+        await broker.declare(OPEN)
+        await broker.publish(message(b"first"))
+        confirmed_by: list[int] = []
+        published = 0
+
+        async def beside() -> None:
+            nonlocal published
+            await broker.publish(message(b"beside"))
+            published += 1
+
+        def made() -> Iterator[Outgoing]:
+            for number in range(20_000):
+                confirmed_by.append(published)
+                yield message(b"%d" % number)
+
+        async with asyncio.TaskGroup() as group:
+            batch = group.create_task(broker.publish_many(made()))
+            group.create_task(beside())
+        assert batch.result() == [None] * 20_000
+        assert confirmed_by[0] == 0 and confirmed_by[-1] == 1
+
+    async def test_batch_that_takes_too_long(self, lab: Lab) -> None:
+        """What a call has not sent by its deadline is not sent, and says so."""
+        broker = await lab.broker(publish_timeout=0.5)
+        await broker.declare(OPEN)
+        await broker.publish(message(b"first"))
+
+        def slowly() -> Iterator[Outgoing]:
+            for number in range(192):
+                if number == 128:
+                    time.sleep(0.6)
+                yield message(b"%d" % number)
+
+        outcomes = await broker.publish_many(slowly())
+        assert len(outcomes) == 192
+        assert type(outcomes[-1]) is BrokerUnavailable and "it was not sent" in str(outcomes[-1])
+        await ready(await lab.broker(), OPEN, 1 + 191)
 
     async def test_refused_messages_end_a_channel(self, lab: Lab) -> None:
         """After a refusal publishing goes on over a channel that knows nothing of the old one; nothing is lost by it.

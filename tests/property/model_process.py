@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from taskq import TaskQ
@@ -205,7 +205,7 @@ class MortalBroker(MemoryBroker):
     def offer(self, outgoing: Outgoing, on_outcome: OnOutcome) -> bool:
         return False  # so that every publish takes its steps above
 
-    async def publish_many(self, outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
+    async def publish_many(self, outgoing: Iterable[Outgoing]) -> list[TaskqError | None]:
         results: list[TaskqError | None] = []
         for one in outgoing:
             self._process.step()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 from typing import TypeVar
 
@@ -72,7 +72,9 @@ class RabbitMQBroker:
         self._consuming = self._link(address, f"{name} (consuming)", heartbeat)
         self._publishing = self._link(address, f"{name} (publishing)", heartbeat)
         self._consuming.on_lost = self._forget_declared
-        self._publisher = Publisher(self._publishing, self.names, publish_timeout=publish_timeout)
+        self._publisher = Publisher(
+            self._publishing, self.names, publish_timeout=publish_timeout, on_missing=self._forget_name
+        )
         self._subscriptions: list[RabbitMQSubscription] = []
         self._listener: Mailbox | None = None
         self._replies: Mailbox | None = None
@@ -194,8 +196,10 @@ class RabbitMQBroker:
         self._declared.clear()
 
     def _forget(self, queue: BrokerQueue) -> None:
+        self._forget_name(self.names.queue(queue))
+
+    def _forget_name(self, name: str) -> None:
         """It is gone. Who publishes to it may not know how it was declared: its name counts."""
-        name = self.names.queue(queue)
         self._declared = {declared for declared in self._declared if self.names.queue(declared) != name}
 
     async def unroute(self, queue: BrokerQueue) -> None:
@@ -283,27 +287,13 @@ class RabbitMQBroker:
     async def publish(self, outgoing: Outgoing) -> None:
         (error,) = await self._publisher.publish_many((outgoing,))
         if error is not None:
-            self._note_missing(outgoing, error)
             raise error
 
     def offer(self, outgoing: Outgoing, on_outcome: OnOutcome) -> bool:
-        def noted(error: TaskqError | None) -> None:
-            if error is not None:
-                self._note_missing(outgoing, error)
-            on_outcome(error)
+        return self._publisher.offer(outgoing, on_outcome)
 
-        return self._publisher.offer(outgoing, noted)
-
-    async def publish_many(self, outgoing: Sequence[Outgoing]) -> list[TaskqError | None]:
-        errors = await self._publisher.publish_many(outgoing)
-        for message, error in zip(outgoing, errors, strict=True):
-            if error is not None:
-                self._note_missing(message, error)
-        return errors
-
-    def _note_missing(self, outgoing: Outgoing, error: TaskqError) -> None:
-        if isinstance(error, QueueMissing):
-            self._forget(outgoing.to)
+    async def publish_many(self, outgoing: Iterable[Outgoing]) -> list[TaskqError | None]:
+        return await self._publisher.publish_many(outgoing)
 
     def send(self, reply_queue: str, body: bytes) -> None:
         self._publisher.send("", reply_queue, body)

@@ -16,7 +16,7 @@ import asyncio
 import enum
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import aiormq
@@ -33,6 +33,7 @@ log = logging.getLogger("taskq.broker")
 _RETRY_PAUSE = 0.2  # seconds between attempts to open a channel on a connection that stands
 _FIRST_RENEWAL, _MOST_RENEWAL = 0.1, 2.0  # seconds from a refusal to a new channel, doubled while it goes on
 _REFUSED_FOR = 3.0  # seconds for which a message that a queue refuses at first is sent again: an election's time
+_TURN = 64  # messages of one call that are written in one turn of the loop
 _DRAIN = 1.0  # seconds that a channel to be replaced gets for the confirms that are under way
 _NOT_FOUND, _ACCESS_REFUSED = 404, 403
 
@@ -58,14 +59,38 @@ class _Open(enum.Enum):
 class Batch:
     """The messages of one publish call: their outcomes, and who is told once all have theirs."""
 
-    __slots__ = ("begun", "deadline", "ended", "left", "outcomes")
+    __slots__ = ("begun", "deadline", "ended", "left", "missing", "outcomes")
 
-    def __init__(self, size: int, begun: float, timeout: float, ended: Callable[[Batch], None]) -> None:
-        self.outcomes: list[TaskqError | None | _Open] = [_Open.HELD] * size
-        self.left = size
+    def __init__(self, begun: float, timeout: float, ended: Callable[[Batch], None]) -> None:
+        self.outcomes: list[TaskqError | None | _Open] = []
+        self.missing: dict[str, QueueMissing] = {}  # by the queue's name on the broker
+        self.left = 1  # who adds to it, until it is complete
         self.begun = begun
         self.deadline = begun + timeout
         self.ended = ended
+
+    def add(self) -> int:
+        """One message more: its index."""
+        self.left += 1
+        self.outcomes.append(_Open.HELD)
+        return len(self.outcomes) - 1
+
+    def complete(self) -> None:
+        """No message will be added."""
+        self._count_down()
+
+    def hold_back(self, error: TaskqError) -> None:
+        """What was not sent will not be, for this reason."""
+        for index, outcome in enumerate(self.outcomes):
+            if outcome is _Open.HELD:
+                self.settle(index, error)
+
+    def miss(self, index: int, queue: str) -> None:
+        """One message came back, for there is no such queue."""
+        self.missing[queue] = error = QueueMissing(
+            f"queue {queue} does not exist: the message was returned and is not on the broker"
+        )
+        self.settle(index, error)
 
     def results(self) -> list[TaskqError | None]:
         """For each message None or its error."""
@@ -80,6 +105,9 @@ class Batch:
         if not isinstance(self.outcomes[index], _Open):
             return
         self.outcomes[index] = error
+        self._count_down()
+
+    def _count_down(self) -> None:
         self.left -= 1
         if not self.left:
             self.ended(self)
@@ -238,14 +266,14 @@ class ConfirmChannel:
         if entry is not None:
             batch, index, route = entry
             route.let_go()
-            batch.settle(index, _missing(route))
+            batch.miss(index, route.queue)
 
     def _closed(self, code: int, text: str) -> None:
         """The broker closed the channel. A missing exchange does that: whatever was for it, is nowhere."""
         for tag, (batch, index, route) in list(self._pending.items()):
             if code == _NOT_FOUND and f"'{route.exchange}'" in text:
                 del self._pending[tag]
-                batch.settle(index, _missing(route))
+                batch.miss(index, route.queue)
             elif code == _ACCESS_REFUSED and f"'{route.exchange}'" in text:
                 del self._pending[tag]
                 batch.settle(index, AccessRefused(f"the broker refuses publishing to {route.exchange}: {text}"))
@@ -296,9 +324,10 @@ class LooseChannel:
 class Publisher:
     """Publishes on the link's connection, whichever it is."""
 
-    def __init__(self, link: Link, names: Names, *, publish_timeout: float) -> None:
+    def __init__(self, link: Link, names: Names, *, publish_timeout: float, on_missing: Callable[[str], None]) -> None:
         self._link = link
         self._names = names
+        self._on_missing = on_missing
         self._timeout = publish_timeout
         self._channel: ConfirmChannel | None = None
         self._loose: LooseChannel | None = None
@@ -337,30 +366,43 @@ class Publisher:
         connection = self._link.connection
         return connection.splitter.blocked if connection is not None else ""
 
-    async def publish_many(self, messages: Sequence[Outgoing]) -> list[TaskqError | None]:
+    async def publish_many(self, messages: Iterable[Outgoing]) -> list[TaskqError | None]:
         """As `Broker.publish_many`."""
-        if not messages:
-            return []
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        batch = self._batch(len(messages), loop, lambda _: None if done.done() else done.set_result(None))
+        batch = self._batch(loop, lambda _: None if done.done() else done.set_result(None))
+        left = iter(messages)
         try:
-            held = await self._write(enumerate(messages), batch)
+            held = await self._write(((batch.add(), message) for message in left), batch)
             while held:
                 await self._answer(held[0][1].to, batch.deadline)
-                held = await self._write(_not_missing(held, messages, batch), batch)
+                held = await self._write(self._not_missing(held, batch), batch)
         except BrokerUnavailable as error:
-            for index, outcome in enumerate(batch.outcomes):
-                if outcome is _Open.HELD:
-                    batch.settle(index, error)
+            for _ in left:
+                batch.add()
+            batch.hold_back(error)
+        batch.complete()
         await done
+        return self._results(batch)
+
+    def _results(self, batch: Batch) -> list[TaskqError | None]:
+        for queue in batch.missing:
+            self._on_missing(queue)
         return batch.results()
 
     async def _write(self, messages: Iterable[tuple[int, Outgoing]], batch: Batch) -> list[tuple[int, Outgoing]]:
-        """Write them in their order, but for those that are to be held, which it gives."""
+        """Write them in their order, but for those that are to be held, which it gives.
+
+        Raises:
+            BrokerUnavailable: not all until the deadline.
+        """
         held: list[tuple[int, Outgoing]] = []
         behind: set[BrokerQueue] = set()
         for index, message in messages:
+            if index % _TURN == _TURN - 1:  # the broker begins with these while the others are encoded
+                await asyncio.sleep(0)
+                if asyncio.get_running_loop().time() >= batch.deadline:
+                    raise self._unsent("those before it in the same call took as long")
             channel = self._writable() or await self._usable(batch.deadline)
             route = channel.route(message.to)
             if route.answered is not None or (behind and message.to in behind):
@@ -369,6 +411,18 @@ class Publisher:
             else:
                 channel.publish(route, message, batch, index)
         return held
+
+    def _not_missing(self, held: Iterable[tuple[int, Outgoing]], batch: Batch) -> list[tuple[int, Outgoing]]:
+        """Those of the held that may be sent now. If the first for their queue missed it so do they, even if it is
+        there by now: they would overtake it."""
+        left: list[tuple[int, Outgoing]] = []
+        for index, message in held:
+            missing = batch.missing.get(self._names.queue(message.to))
+            if missing is not None:
+                batch.settle(index, missing)
+            else:
+                left.append((index, message))
+        return left
 
     async def _answer(self, queue: BrokerQueue, deadline: float) -> None:
         """Return once messages for this queue need not be held any more.
@@ -391,8 +445,9 @@ class Publisher:
         route = channel.route(message.to)
         if route.answered is not None:
             return False
-        batch = self._batch(1, asyncio.get_running_loop(), lambda batch: ended(batch.results()[0]))
-        channel.publish(route, message, batch, 0)
+        batch = self._batch(asyncio.get_running_loop(), lambda batch: ended(self._results(batch)[0]))
+        channel.publish(route, message, batch, batch.add())
+        batch.complete()
         return True
 
     def _writable(self) -> ConfirmChannel | None:
@@ -438,8 +493,8 @@ class Publisher:
 
     # -- deadlines: calls begin in the order of their deadlines, so one timer serves all ---------
 
-    def _batch(self, size: int, loop: asyncio.AbstractEventLoop, ended: Callable[[Batch], None]) -> Batch:
-        batch = Batch(size, loop.time(), self._timeout, ended)
+    def _batch(self, loop: asyncio.AbstractEventLoop, ended: Callable[[Batch], None]) -> Batch:
+        batch = Batch(loop.time(), self._timeout, ended)
         while self._batches and not self._batches[0].left:
             self._batches.popleft()
         self._batches.append(batch)
@@ -524,23 +579,3 @@ class Publisher:
             except (BrokerUnavailable, aiormq.AMQPError) as error:
                 log.debug("opening a publishing channel: %s", error)
                 await asyncio.sleep(_RETRY_PAUSE)
-
-
-def _not_missing(
-    held: Sequence[tuple[int, Outgoing]], messages: Sequence[Outgoing], batch: Batch
-) -> list[tuple[int, Outgoing]]:
-    """Those of the held whose queue was there for the first of the batch. The others are missing it with the first,
-    even if it is there by now: they would overtake it."""
-    missing = {
-        message.to: outcome
-        for message, outcome in zip(messages, batch.outcomes, strict=True)
-        if isinstance(outcome, QueueMissing)
-    }
-    for index, message in held:
-        if message.to in missing:
-            batch.settle(index, missing[message.to])
-    return [(index, message) for index, message in held if message.to not in missing]
-
-
-def _missing(route: _Route) -> QueueMissing:
-    return QueueMissing(f"queue {route.queue} does not exist: the message was returned and is not on the broker")

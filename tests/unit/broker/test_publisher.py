@@ -33,13 +33,17 @@ class Bench:
         self.channel = ConfirmChannel(connection, amqp, Names("taskq"))
         self.ended: list[Batch] = []
         self.channel.route(QUEUE).open = self.channel.route(DEAD_LETTER).open = opened
-        self.send(*(DEAD_LETTER if index % 2 else QUEUE for index in range(count)))
+        if count:
+            self.send(*(DEAD_LETTER if index % 2 else QUEUE for index in range(count)))
 
     def send(self, *targets: BrokerQueue, begun: float = 0.0) -> None:
         """Publish a batch of one message for each."""
-        self.batch = Batch(len(targets), begun, 5.0, self.ended.append)
-        for index, to in enumerate(targets):
-            self.channel.publish(self.channel.route(to), Outgoing(to, b"x", "same id", "t"), self.batch, index)
+        self.batch = Batch(begun, 5.0, self.ended.append)
+        for to in targets:
+            self.channel.publish(
+                self.channel.route(to), Outgoing(to, b"x", "same id", "t"), self.batch, self.batch.add()
+            )
+        self.batch.complete()
 
     def hear(self, frame: Any) -> None:
         payload = pamqp.frame.marshal(frame, 1)[7:-1]
