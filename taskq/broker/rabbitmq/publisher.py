@@ -376,7 +376,7 @@ class Publisher:
             held = await self._write(((batch.add(), message) for message in left), batch)
             while held:
                 await self._answer(held[0][1].to, batch.deadline)
-                held = await self._write(self._not_missing(held, batch), batch)
+                held = await self._write(held, batch)
         except BrokerUnavailable as error:
             for _ in left:
                 batch.add()
@@ -405,24 +405,14 @@ class Publisher:
                     raise self._unsent("those before it in the same call took as long")
             channel = self._writable() or await self._usable(batch.deadline)
             route = channel.route(message.to)
-            if route.answered is not None or (behind and message.to in behind):
+            if batch.missing and route.queue in batch.missing:  # even if it is there by now: it would overtake those
+                batch.settle(index, batch.missing[route.queue])
+            elif route.answered is not None or (behind and message.to in behind):
                 held.append((index, message))
                 behind.add(message.to)
             else:
                 channel.publish(route, message, batch, index)
         return held
-
-    def _not_missing(self, held: Iterable[tuple[int, Outgoing]], batch: Batch) -> list[tuple[int, Outgoing]]:
-        """Those of the held that may be sent now. If the first for their queue missed it so do they, even if it is
-        there by now: they would overtake it."""
-        left: list[tuple[int, Outgoing]] = []
-        for index, message in held:
-            missing = batch.missing.get(self._names.queue(message.to))
-            if missing is not None:
-                batch.settle(index, missing)
-            else:
-                left.append((index, message))
-        return left
 
     async def _answer(self, queue: BrokerQueue, deadline: float) -> None:
         """Return once messages for this queue need not be held any more.
