@@ -1,4 +1,4 @@
-"""How the databases go about the frequent statements, on tables that are full and whose contents they know."""
+"""How the databases go about the frequent statements: on full tables, whether or not they know what is in these."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import pytest
 from taskq.flow import Flow
 from taskq.outcome import Status
 from taskq.queue import RateLimit
-from taskq.store import open_store
+from taskq.store import lines, open_store, tables
 from taskq.store.base import Ask, Claim, MessageFilter, Retention, Store
 from taskq.store.rows import to_us
 from taskq.store.sql import pruning
+from taskq.store.url import parse
 from tests.contract.store_support import START, StillClock, book, end, make, note_statements, row
 from tests.contract.test_store_postgres import name, within
 
@@ -55,14 +56,16 @@ LARGE = FILLED.keys() - {"taskq_permits"}
 class Plans:
     """The statements of a store, and how its database goes about them.
 
-    fill     runs statements on the database
+    run      runs statements on the database
+    filling  those that fill its tables
     explain  the lines of a statement's plan
     indexes  finds the names of indexes in such a line;  scan: whether it walks through a whole table
     """
 
     store: Store
     clock: StillClock
-    fill: Callable[[list[str]], None]
+    run: Callable[[list[str]], None]
+    filling: list[str]
     explain: Callable[[str, Any], list[str]]
     indexes: re.Pattern[str]
     scan: re.Pattern[str]
@@ -70,18 +73,22 @@ class Plans:
 
     async def of(self, verb: Callable[[], Awaitable[object]]) -> tuple[set[str], list[str]]:
         """The indexes that a verb's statements use, and the steps that walk through a table that has been filled."""
-        self.statements.clear()
-        await verb()
-        steps = [step for statement, parameters in self.statements for step in self.explain(statement, parameters)]
+        steps = await self.steps(verb)
         used = {one for step in steps for one in self.indexes.findall(step)}
         scans = [step for step in steps if (found := self.scan.search(step)) and found[1] in LARGE]
         return {re.sub(r"sqlite_autoindex_(\w+)_1", r"\1_pkey", one) for one in used}, scans
+
+    async def steps(self, verb: Callable[[], Awaitable[object]]) -> list[str]:
+        """The steps of a verb's statements."""
+        self.statements.clear()
+        await verb()
+        return [step for statement, parameters in self.statements for step in self.explain(statement, parameters)]
 
 
 def _filling(blob: str) -> list[str]:
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})"
     inserts = [f"{numbers} INSERT INTO {table} {values} FROM n" for table, values in FILLED.items()]
-    return [one.replace("{blob}", blob) for one in inserts] + ["ANALYZE"]
+    return [one.replace("{blob}", blob) for one in inserts]
 
 
 @pytest.fixture
@@ -95,7 +102,7 @@ def on_sqlite(tmp_path: Path, noted: list[tuple[str, Any]]) -> Iterator[Plans]:
     path, clock = tmp_path / "t.db", StillClock()
     connection = sqlite3.connect(path)
 
-    def fill(statements: list[str]) -> None:
+    def run(statements: list[str]) -> None:
         with connection:
             for one in statements:
                 connection.execute(one)
@@ -105,34 +112,78 @@ def on_sqlite(tmp_path: Path, noted: list[tuple[str, Any]]) -> Iterator[Plans]:
 
     store = open_store(f"sqlite:///{path}", clock=clock)
     scan = re.compile(r"^SCAN (\w+)$")
-    yield Plans(store, clock, fill, explain, re.compile(r"USING (?:COVERING )?INDEX (\w+)"), scan, noted)
+    indexes = re.compile(r"USING (?:COVERING )?INDEX (\w+)")
+    yield Plans(store, clock, run, _filling("x'00'"), explain, indexes, scan, noted)
     connection.close()
 
 
 @pytest.fixture
 def on_postgres(postgres_url: str, name: str, noted: list[tuple[str, Any]]) -> Iterator[Plans]:
     clock, url = StillClock(), within(postgres_url, name)
-    with psycopg.connect(url, autocommit=True) as connection:
+    # A connection as the store makes them: what it sets decides plans.
+    raw = lines.make_engine(parse(url)).raw_connection()
+    connection: psycopg.Connection[Any] = raw.driver_connection
+    connection.autocommit = True
 
-        def fill(statements: list[str]) -> None:
-            for one in statements:
-                connection.execute(one)
+    def run(statements: list[str]) -> None:
+        for one in statements:
+            connection.execute(one)
 
-        def explain(statement: str, parameters: Any) -> list[str]:
-            return [step for (step,) in connection.execute(f"EXPLAIN {statement}", parameters)]
+    def explain(statement: str, parameters: Any) -> list[str]:
+        # As a prepared statement, which has the plan that is kept for any parameters where the test asks for that.
+        values: list[Any] = []
 
-        store = open_store(url, clock=clock)
-        indexes = re.compile(r"(?:Index(?: Only)? Scan(?: Backward)? using|Bitmap Index Scan on) (\w+)")
-        yield Plans(store, clock, fill, explain, indexes, re.compile(r"Seq Scan on (\w+)"), noted)
+        def number(mark: re.Match[str]) -> str:
+            values.append(parameters[mark[1] or len(values)])
+            return f"${len(values)}"
+
+        cursor = psycopg.ClientCursor(connection)
+        cursor.execute("PREPARE one AS " + re.sub(r"%(?:[(](\w+)[)])?[bs]", number, statement))
+        given = f"({', '.join(['%s'] * len(values))})" if values else ""
+        cursor.execute(f"EXPLAIN EXECUTE one{given}", values)
+        steps = [step for (step,) in cursor]
+        cursor.execute("DEALLOCATE one")
+        return steps
+
+    store = open_store(url, clock=clock)
+    indexes = re.compile(r"(?:Index(?: Only)? Scan(?: Backward)? using|Bitmap Index Scan on) (\w+)")
+    yield Plans(store, clock, run, _filling("'\\x00'"), explain, indexes, re.compile(r"Seq Scan on (\w+)"), noted)
+    raw.close()
 
 
-@pytest.mark.parametrize("where", ["sqlite", "postgres"])
-async def test_plans_of_the_hot_statements(where: str, request: pytest.FixtureRequest) -> None:
+_FINISHED = [
+    "INSERT INTO taskq_messages (id, task, queue, status, attempt, epoch, hop, created_at, ended_at)"
+    f" SELECT 'f' || i, 't', 'q', 'SUCCEEDED', 1, 0, 0, {NOW}, {NOW} FROM generate_series(1, 1000) AS i",
+    "INSERT INTO taskq_requests (message_id, url, host, path, caller_ip, labels, created_at, envelope)"
+    f" SELECT 'f' || i, 'u', 'h', '/', '', '', {NOW}, '' FROM generate_series(1, 1000) AS i",
+]
+_KEPT = "SET plan_cache_mode = force_generic_plan"
+
+
+@pytest.mark.parametrize(
+    ("where", "state"),
+    [
+        ("sqlite", "known"),
+        ("postgres", "known"),
+        # Autovacuum looks once a minute, and a prepared statement may keep the plan that was right before.
+        ("postgres", "filled at once"),
+        ("postgres", "filled after a quiet time"),
+        ("postgres", "planned while empty"),
+        ("postgres", "planned in a quiet time"),
+    ],
+)
+async def test_plans_of_the_hot_statements(where: str, state: str, request: pytest.FixtureRequest) -> None:
     """Each finds its rows by the index that is there for it, and none walks through a table."""
     plans: Plans = request.getfixturevalue(f"on_{where}")
     store, clock = plans.store, plans.clock
     await store.open()
-    plans.fill(_filling("x'00'" if where == "sqlite" else "'\\x00'"))
+    if state != "known":
+        plans.run([f"ALTER TABLE {table.name} SET (autovacuum_enabled = false)" for table in tables.TABLES])
+    if "quiet" in state:
+        plans.run([*_FINISHED, "ANALYZE"])
+    plans.run([_KEPT] if "planned" in state else plans.filling)
+    if state == "known":
+        plans.run(["ANALYZE"])
     waits = [make(hop=1) for _ in range(5)]
     keyed = [make(flow=Flow(f"k{number}", 5, RateLimit(9)), hop=1) for number in (1, 2)]
     for message in waits + keyed:
@@ -177,14 +228,25 @@ async def test_plans_of_the_hot_statements(where: str, request: pytest.FixtureRe
         ("renew_permits", lambda: store.renew_permits("w", 20), {"taskq_permits_worker"}),
         ("cancel", lambda: store.cancel("m5"), {"taskq_messages_pkey"}),
         (
+            "cancel of one that waits",
+            lambda: store.cancel(waits[-1].id),
+            {"taskq_messages_pkey", "taskq_waiting_pkey", "taskq_requests_pkey"},
+        ),
+        ("progress", lambda: store.progress("m5", 1, 1, 2), {"taskq_messages_pkey"}),
+        (
             "prune",
             lambda: store.prune(Retention(80_000, 80_000, 80_000), limit=10),
             {"taskq_messages_ended", "taskq_log_at", "taskq_dead_letters_died", "taskq_dedup_expires"},
         ),
     ]
+    # An index by which these find nothing; and that holds every message that waits.
+    broad = {"taskq_messages_notable", "taskq_requests_created"}
     for what, verb, indexes in expected:
         used, scans = await plans.of(verb)
-        assert (what, scans, indexes - used) == (what, [], set())
+        assert (what, scans, indexes - used, used & broad) == (what, [], set(), set())
+    # What is next takes the first row of each index, and does not look for the least of all that qualify.
+    if where == "postgres":
+        assert sum("Limit" in step for step in await plans.steps(store.next_due)) == 4
     await store.close()
 
 
@@ -195,7 +257,7 @@ async def test_pruning_takes_a_small_batch_at_a_time(
     """However much there is to delete, a transaction deletes few rows, so that nobody waits long for its locks."""
     plans: Plans = request.getfixturevalue(f"on_{where}")
     await plans.store.open()
-    plans.fill(_filling("x'00'" if where == "sqlite" else "'\\x00'"))
+    plans.run([*plans.filling, "ANALYZE"])
     prune_batch, batches = pruning.prune_batch, []
 
     def note(tx: Any, kind: str, *args: Any) -> int:

@@ -92,7 +92,7 @@ def end_all_waiting(tx: Tx, message_ids: Sequence[str]) -> None:
     # The epoch fences whatever may still hold an older copy.
     tx.connection.execute(
         sa.update(M)
-        .where(M.c.id.in_(message_ids), M.c.status.not_in(FINAL))
+        .where(M.c.id.in_(message_ids), tables.STATUS.not_in(FINAL))
         .values(status="CANCELLED", ended_at=now, epoch=M.c.epoch + 1, claimed=False, not_before=None)
     )
     of_requests = requests.known(tx, message_ids)

@@ -247,7 +247,7 @@ def history(tx: Tx, message_id: str) -> list[LogEntry]:
 def progress(tx: Tx, message_id: str, epoch: int, done: int, total: int) -> None:
     tx.connection.execute(
         sa.update(T)
-        .where(T.c.id == clean(message_id), T.c.epoch == epoch, T.c.status.not_in(FINAL))
+        .where(T.c.id == clean(message_id), T.c.epoch == epoch, tables.STATUS.not_in(FINAL))
         .values(progress_done=done, progress_total=total)
     )
 

@@ -16,7 +16,7 @@ from taskq.store.base import Page
 from taskq.store.gateway import RequestFilter, RequestRecord
 from taskq.store.lines import Tx
 from taskq.store.rows import OPEN, clean, from_cursor, maybe_clean, message_record, to_cursor, to_us
-from taskq.store.sql.bulk import IGNORE, insert_many, locked
+from taskq.store.sql.bulk import IGNORE, execute, for_update, insert_many
 from taskq.store.sql.finish import LogLine, write_log
 
 T = tables.requests
@@ -24,6 +24,7 @@ M = tables.messages
 D = tables.dead_letters
 C = tables.cancels
 _COLUMNS = tuple(column.name for column in T.columns)
+_AMONG = "SELECT message_id FROM taskq_requests WHERE message_id AMONG ? ORDER BY message_id"
 
 
 def is_request(message: Message) -> bool:
@@ -99,7 +100,7 @@ def forget(tx: Tx, message_ids: Sequence[str]) -> None:
     """Delete the rows of which neither the message's row nor a dead letter is left, once either has gone."""
     ids = sorted(set(message_ids))
     # Two who each delete one of the two meet here, and the later one sees both gone.
-    held = list(tx.connection.execute(locked(tx, _among(ids))).scalars())
+    held = list(execute(tx, _AMONG + for_update(tx), ids).scalars())
     if not held:
         return
     tx.connection.execute(
@@ -113,11 +114,7 @@ def forget(tx: Tx, message_ids: Sequence[str]) -> None:
 
 def known(tx: Tx, message_ids: Sequence[str]) -> set[str]:
     """Those of the ids that are requests."""
-    return set(tx.connection.execute(_among(message_ids)).scalars())
-
-
-def _among(message_ids: Sequence[str]) -> sa.Select[Any]:
-    return sa.select(T.c.message_id).where(T.c.message_id.in_(message_ids)).order_by(T.c.message_id)
+    return set(execute(tx, _AMONG, list(message_ids)).scalars())
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -195,7 +192,7 @@ def unfinished_callbacks(tx: Tx, message_id: str) -> bool:
     answers = (
         sa.select(T.c.message_id)
         .join(M, M.c.id == T.c.message_id)
-        .where(T.c.callback_of == clean(message_id), M.c.status.in_(OPEN))
+        .where(T.c.callback_of == clean(message_id), tables.STATUS.in_(OPEN))
     )
     return tx.connection.execute(answers.limit(1)).first() is not None
 

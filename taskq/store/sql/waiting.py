@@ -119,15 +119,21 @@ def _sorted_out(tx: Tx, rows: Iterable[Sequence[Any]]) -> tuple[list[WaitingRow]
 def released(tx: Tx, keys: Sequence[tuple[str, int]]) -> None:
     keys = sorted((clean(message_id), hop) for message_id, hop in keys)
     onward = "SET status = 'QUEUED', not_before = NULL"
-    for_each(tx, onward, M, ("id", "hop"), keys, "AND status = 'WAITING'")
+    for_each(tx, onward, M, ("id", "hop"), keys, "AND coalesce(status, '') = 'WAITING'")  # as `STATUS`
     for_each(tx, "DELETE", T, ("id", "hop"), keys)
 
 
-_NEXT_DUE = (
-    "SELECT min(at) FROM (SELECT min(due_at) AS at FROM taskq_waiting WHERE flow_key IS NULL AND claimed_until = 0"
-    " UNION ALL SELECT min(claimed_until) FROM taskq_waiting WHERE claimed_until > 0"
-    " UNION ALL SELECT min(due_at) FROM taskq_outbox WHERE claimed_until = 0"
-    " UNION ALL SELECT min(claimed_until) FROM taskq_outbox WHERE claimed_until > 0) AS instants"
+# The first in the order of an index; a minimum may be looked for among all the rows that qualify.
+_NEXT_DUE = "SELECT min(at) FROM ({}) AS instants".format(
+    " UNION ALL ".join(
+        f"SELECT (SELECT {instant} FROM {table} WHERE {which} ORDER BY {order} LIMIT 1) AS at"
+        for instant, table, which, order in (
+            ("due_at", "taskq_waiting", "flow_key IS NULL AND claimed_until = 0", "due_at, id"),
+            ("claimed_until", "taskq_waiting", "claimed_until > 0", "claimed_until"),
+            ("due_at", "taskq_outbox", "claimed_until = 0", "due_at, id"),
+            ("claimed_until", "taskq_outbox", "claimed_until > 0", "claimed_until"),
+        )
+    )
 )
 
 

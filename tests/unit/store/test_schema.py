@@ -50,7 +50,7 @@ async def test_no_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     connection.close()
     # Walking an index from its end, until the page is full or the first row is found, is no scan.
     names = ("taskq_messages_created", "taskq_waiting_due", "taskq_waiting_flow_due", "sqlite_autoindex_taskq_flow_1")
-    names += ("taskq_requests_created", "taskq_log_requests", "taskq_dead_letters_died")
+    names += ("taskq_requests_created", "taskq_log_requests", "taskq_dead_letters_died", "taskq_outbox_due")
     walks = tuple(f"USING INDEX {name}" for name in names)
     assert {one for one in scans if not one[0].endswith(walks)} == set()
 
