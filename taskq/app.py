@@ -39,13 +39,13 @@ from taskq.message import Message
 from taskq.outcome import Status
 from taskq.queue import DEFAULT_QUEUE, Queue, check_queue_name, lane_of
 from taskq.retry import Retry
-from taskq.settings import Settings, load_settings
 from taskq.store import check_store, open_store
 from taskq.task import Definition, Pool, Prepared, Task, check_task_name, pool_of
 
 if TYPE_CHECKING:
     from taskq.schedule import Schedule, ScheduleOptions
     from taskq.schedules import Schedules
+    from taskq.settings import Settings
     from taskq.store.base import MessageRecord, Store
 
 P = ParamSpec("P")
@@ -69,6 +69,8 @@ class TaskQ:
     def __init__(
         self, *, broker: str | None = None, store: str | None = None, clock: Clock | None = None, **settings: Any
     ) -> None:
+        from taskq.settings import load_settings  # here: pydantic takes longer to import than the rest together
+
         given = {"broker": broker, "store": store} | settings
         self.settings: Settings = load_settings(**{name: value for name, value in given.items() if value is not None})
         self.clock: Clock = clock or SystemClock()

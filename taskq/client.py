@@ -24,10 +24,10 @@ from taskq.handle import Ending, Mailbox
 from taskq.message import Message
 from taskq.outcome import Failure, Status
 from taskq.queue import Queue
-from taskq.settings import Settings
 from taskq.task import Prepared, with_reply
 
 if TYPE_CHECKING:
+    from taskq.settings import Settings
     from taskq.store.base import CancelEffect, MessageRecord, Store
 
 logger = logging.getLogger("taskq.client")
