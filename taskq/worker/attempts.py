@@ -460,6 +460,7 @@ class Attempts:
                 run.acknowledge()
             self._let_go(run)
 
+        run.unit.records = True
         self._settler.settle(run, outcome, settled)
 
     def _unrecorded(self, run: Run) -> bool:

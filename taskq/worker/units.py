@@ -25,6 +25,8 @@ logger = logging.getLogger("taskq.worker")
 
 FAST = 0.005  # seconds: tasks that are quicker on average are fetched ahead
 FAST_PREFETCH = 200  # of an open queue, or of all slots of a queue together
+FASTEST = 0.001  # seconds: tasks of which more may be here, as they begin before they have waited too long
+FASTEST_RECORDED = 1_000  # prefetch of these where outcomes are recorded: one group is, the next runs, another comes
 MEASURED = 20  # runs before the average counts
 STOOD_STILL = 0.75  # seconds without a turn of the loop, after which somebody else may have what is here
 HELD_MOST = 1.0  # seconds that a message waits here for a place while another worker might have one
@@ -92,7 +94,11 @@ class Pace:
     @property
     def fast(self) -> bool:
         """A few milliseconds on average, of enough attempts."""
-        return self._average < FAST and self._measured >= MEASURED
+        return self.below(FAST)
+
+    def below(self, seconds: float) -> bool:
+        """Less than that on average, of enough attempts."""
+        return self._average < seconds and self._measured >= MEASURED
 
     def forget(self) -> None:
         """Measure anew."""
@@ -114,6 +120,7 @@ class Unit:
         self.executing = 0
         self.prefetch = 0  # of the subscription; 0 is none
         self.pace = Pace()
+        self.records = False  # outcomes are recorded: what has run stays in hand until it is
         self.active = False  # a delivery (or token) came since it last subscribed
         self.stopping = False
         self.stepping = False  # to the end of the line
@@ -194,6 +201,10 @@ class Unit:
         """The run could not begin yet (its rate window is full): first in line again."""
         self.held.discard(run)
         self.buffer.appendleft(run)
+
+    def ahead(self) -> int:
+        """The prefetch of the queue while tasks take a few milliseconds."""
+        return FASTEST_RECORDED if self.records and self.pace.below(FASTEST) else FAST_PREFETCH
 
     def executed(self, seconds: float) -> None:
         """An attempt has taken so long."""
@@ -367,7 +378,7 @@ class OpenUnit(Unit):
             return 0
         base = self.base()
         limited = self.server.record.rate_limit is not None or self.server.record.worker_parallelism is not None
-        return max(base, FAST_PREFETCH) if self.pace.fast and not limited else base
+        return max(base, self.ahead()) if self.pace.fast and not limited else base
 
     def base(self) -> int:
         """The prefetch that fills the places."""
@@ -546,7 +557,7 @@ class SlotUnit(Unit):
         slots = record.parallelism or 1
         # With one slot the order of the queue is kept, and what waits in its place runs before the next.
         ahead = self.pace.fast and slots > 1 and not self.in_place and record.rate_limit is None
-        return max(FAST_PREFETCH // slots, 1) if ahead else 1
+        return max(self.ahead() // slots, 1) if ahead else 1
 
     def tick(self, now: float) -> None:
         if self.oldest_wait(now) > HELD_MOST and self.server.gate_open():

@@ -23,6 +23,8 @@ from taskq.worker.run import Places, Run
 from taskq.worker.units import (
     FAST,
     FAST_PREFETCH,
+    FASTEST,
+    FASTEST_RECORDED,
     HELD_MOST,
     MEASURED,
     STOOD_STILL,
@@ -210,20 +212,27 @@ async def test_what_waits_behind_a_long_run_is_sent_round_with_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "record, seconds, prefetch",
+    "record, seconds, records, prefetch",
     [
-        ({}, FAST / 2, FAST_PREFETCH // 4),
-        ({}, FAST * 2, 1),
-        ({"parallelism": 1}, FAST / 2, 1),  # keeps the order of the queue
-        ({"retry_in_place": True}, FAST / 2, 1),
-        ({"rate_limit": RateLimit(1)}, FAST / 2, 1),
-        ({"parallelism": 1000}, FAST / 2, 1),
+        ({}, FAST / 2, False, FAST_PREFETCH // 4),
+        ({}, FAST / 2, True, FAST_PREFETCH // 4),
+        ({}, FASTEST / 2, False, FAST_PREFETCH // 4),
+        ({}, FASTEST / 2, True, FASTEST_RECORDED // 4),
+        ({}, FAST * 2, True, 1),
+        ({"parallelism": 1}, FASTEST / 2, True, 1),  # keeps the order of the queue
+        ({"retry_in_place": True}, FAST / 2, False, 1),
+        ({"rate_limit": RateLimit(1)}, FAST / 2, False, 1),
+        ({"parallelism": 5000}, FASTEST / 2, True, 1),
     ],
 )
-async def test_how_far_a_slot_fetches_ahead(record: dict[str, Any], seconds: float, prefetch: int) -> None:
-    """While tasks take a few milliseconds, and where order, places and rates do not forbid it."""
+async def test_how_far_a_slot_fetches_ahead(
+    record: dict[str, Any], seconds: float, records: bool, prefetch: int
+) -> None:
+    """While tasks take a few milliseconds, and where order, places and rates do not forbid it; further where
+    outcomes are recorded, which keeps what has run in hand, if all that comes begins soon."""
     async with serving(lambda host: slot(host, **record)) as (host, unit):
         await eventually(lambda: unit.prefetch == 1)
+        unit.records = records
         measured(unit, seconds)
         await eventually(lambda: not unit.changed.is_set())
         await eventually(lambda: unit.prefetch == prefetch)
