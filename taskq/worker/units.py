@@ -80,11 +80,13 @@ class Pace:
     def __init__(self) -> None:
         self._average = 0.0
         self._measured = 0
+        self._fastest = False
 
     def add(self, seconds: float) -> None:
         """One more has taken so long."""
         self._measured += 1
         self._average += (0.05 if self._measured > 1 else 1.0) * (seconds - self._average)
+        self._fastest = self._average < FASTEST * (2 if self._fastest else 1)
 
     @property
     def decided(self) -> bool:
@@ -94,15 +96,17 @@ class Pace:
     @property
     def fast(self) -> bool:
         """A few milliseconds on average, of enough attempts."""
-        return self.below(FAST)
+        return self._average < FAST and self._measured >= MEASURED
 
-    def below(self, seconds: float) -> bool:
-        """Less than that on average, of enough attempts."""
-        return self._average < seconds and self._measured >= MEASURED
+    @property
+    def fastest(self) -> bool:
+        """Much less than that; once it is so it stays so until they take twice as long."""
+        return self._fastest and self._measured >= MEASURED
 
     def forget(self) -> None:
         """Measure anew."""
         self._measured = 0
+        self._fastest = False
 
 
 class Unit:
@@ -204,7 +208,7 @@ class Unit:
 
     def ahead(self) -> int:
         """The prefetch of the queue while tasks take a few milliseconds."""
-        return FASTEST_RECORDED if self.records and self.pace.below(FASTEST) else FAST_PREFETCH
+        return FASTEST_RECORDED if self.records and self.pace.fastest else FAST_PREFETCH
 
     def executed(self, seconds: float) -> None:
         """An attempt has taken so long."""

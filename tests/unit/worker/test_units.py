@@ -30,6 +30,7 @@ from taskq.worker.units import (
     STOOD_STILL,
     FifoUnit,
     OpenUnit,
+    Pace,
     SlotUnit,
     Unit,
 )
@@ -236,6 +237,17 @@ async def test_how_far_a_slot_fetches_ahead(
         measured(unit, seconds)
         await eventually(lambda: not unit.changed.is_set())
         await eventually(lambda: unit.prefetch == prefetch)
+
+
+async def test_a_pace_about_the_limit_does_not_change_the_prefetch_all_the_time() -> None:
+    """It is one of the quickest below a millisecond, and no longer one at two."""
+    pace = Pace()
+    found = []
+    for seconds in (FASTEST * 1.5, FASTEST * 0.9, FASTEST * 1.9, FASTEST * 2.1, FASTEST * 1.1):
+        for _ in range(200):
+            pace.add(seconds)
+        found.append(pace.fastest)
+    assert found == [False, True, True, False, False]
 
 
 async def test_a_slot_whose_task_takes_long_gives_back_what_waits() -> None:
