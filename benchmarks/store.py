@@ -93,8 +93,8 @@ def _booked(bench: Bench, count: int, **fields: Any) -> list[Message]:
 
 
 def _asks(bench: Bench, count: int) -> list[Ask]:
-    messages = _booked(bench, count, flow=Flow("key", 1000))
-    bench.line.run(sql.waiting.let_go, None, count, 10.0, {}, 1000, None)
+    messages = _booked(bench, count, flow=Flow("key", 1_000_000))
+    bench.line.run(sql.waiting.let_go, None, count, 10.0, {}, 1_000_000, None)
     return [Ask(message.released(), "worker", False) for message in messages]
 
 
