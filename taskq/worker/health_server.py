@@ -9,6 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from taskq.errors import InvalidSetting
 from taskq.worker.watchdog import Health
 
 logger = logging.getLogger("taskq.worker")
@@ -20,7 +21,11 @@ class _QuietServer(ThreadingHTTPServer):
 
 
 class HealthServer:
-    """Answers GET /health and /ready on threads of its own."""
+    """Answers GET /health and /ready on threads of its own.
+
+    Raises:
+        InvalidSetting: nothing can listen at that address.
+    """
 
     def __init__(self, address: str, health: Callable[[], Health]) -> None:
         host, _, port = address.rpartition(":")
@@ -43,7 +48,11 @@ class HealthServer:
             def log_message(self, format: str, *args: Any) -> None:
                 logger.debug("health: " + format, *args)
 
-        self._server = _QuietServer((host.strip("[]"), int(port)), Handler)
+        try:
+            self._server = _QuietServer((host.strip("[]"), int(port)), Handler)
+        except OSError as error:
+            reason = f"nothing can listen at {address}: {error.strerror or error}"
+            raise InvalidSetting(f"setting health: {reason}; name another HOST:PORT") from error
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="taskq-health", daemon=True).start()
 

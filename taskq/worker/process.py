@@ -75,9 +75,9 @@ async def _run(
     _listen_for_signals(worker)
     freezing = asyncio.create_task(_freeze_when_started(worker))
     watchdog.start()
-    if on_start is not None:
-        on_start(watchdog)
     try:
+        if on_start is not None:
+            on_start(watchdog)
         async with nullcontext() if beside is None else beside(worker):
             await worker.run()
     except (ExceptionGroup, TaskqError) as raised:

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from taskq.errors import InvalidSetting
 from taskq.worker.health_server import HealthServer
 from taskq.worker.watchdog import Health
 
@@ -45,3 +46,15 @@ def test_whoever_hangs_up_before_the_answer_leaves_no_traceback(
         server.close()
         logging.getLogger("taskq.worker").removeHandler(handler)
     assert capfd.readouterr().err == ""
+
+
+def test_an_address_that_is_taken_is_named() -> None:
+    """With the setting, and what to do."""
+    first = HealthServer("127.0.0.1:0", lambda: Health([], True, {}))
+    try:
+        with pytest.raises(
+            InvalidSetting, match=rf"setting health: .*127\.0\.0\.1:{first.port}.* in use; name another"
+        ):
+            HealthServer(f"127.0.0.1:{first.port}", lambda: Health([], True, {}))
+    finally:
+        first.close()
