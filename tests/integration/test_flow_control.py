@@ -144,6 +144,8 @@ async def test_a_late_key_is_not_behind_the_backlog_of_another(room: Room) -> No
     await room.app.enqueue_many_async([many.message("a", number) for number in range(1000)])
     await eventually(lambda: len(seen.order("a")) > 20)
     handle = await step.options(flow_key="b", flow_parallelism=1).enqueue_async("b", 0)
+    store = await room.store()
+    await eventually(lambda: store.get(handle.id))  # its turn is counted from when it is in line
     before = len(seen.starts)
     await handle.get_result_async(60)
     [place] = [index for index, (key, _, _) in enumerate(seen.starts) if key == "b"]
